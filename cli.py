@@ -1,0 +1,94 @@
+"""The command line: which command lives where. Stages are imported when a command runs.
+
+Exit codes: 0 done, 1 failed, 2 misused, 75 interrupted (run the same command again).
+"""
+
+import importlib
+import os
+import sys
+
+import click
+
+from tad_distill import __version__
+from tad_distill.console import (
+    FAILED,
+    INTERRUPTED,
+    MISUSED,
+    Interrupted,
+    UserError,
+    describe_os_error,
+    stop_on_signals,
+)
+
+# name -> (module, attribute, help line). The help line stands here so that --help imports nothing.
+COMMANDS = {
+    "data": ("data.commands", "data", "Worlds, annotations and feature stores."),
+    "pretrain": ("extract.commands", "pretrain", "Train a backbone to recognise trimmed clips."),
+    "extract": ("extract.commands", "extract", "Turn videos into a feature store."),
+    "train": ("distill.commands", "train", "Train a teacher, a baseline or a student."),
+    "detect": ("detect", "detect", "Find the actions in a video, a folder or a store."),
+    "eval": ("evaluate.commands", "evaluate", "Score detections under a named protocol."),
+    "gates": ("evaluate.commands", "gates", "Measure whether a world can show an effect at all."),
+    "demo": ("demo", "demo", "The whole pipeline on the built-in benchmark, in minutes."),
+}
+
+
+class Commands(click.Group):
+    """A group that imports a command only when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(f"tad_distill.{module}"), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table above."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, row[2]) for name, row in COMMANDS.items()])
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tad-distill")
+def cli() -> None:
+    """Find when and which actions happen in a video, from RGB alone.
+
+    videos -> extract -> feature store -> train -> run -> detect -> detections -> eval -> mAP
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run a command and leave with the exit code that stands for how it ended."""
+    stop_on_signals()
+    try:
+        code = cli.main(args, prog_name="tad-distill", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:
+        fail("interrupted from the keyboard; run the same command again to go on", INTERRUPTED)
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        sys.exit(MISUSED if isinstance(error, click.UsageError) else FAILED)
+    except UserError as error:
+        fail(str(error), error.exit_code)
+    except Interrupted as error:
+        fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        fail("interrupted from the keyboard; run the same command again to go on", INTERRUPTED)
+    except BrokenPipeError:  # the reader of our stdout, `head` say, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+    except OSError as error:
+        fail(describe_os_error(error), FAILED)
+
+
+def fail(message: str, code: int) -> None:
+    """Say in one line why the command ended, and leave."""
+    sys.stderr.write(f"Error: {message}\n")
+    sys.exit(code)

@@ -1,0 +1,1 @@
+"""The built-in benchmark: a rendered, seeded, versioned world of videos with annotations."""

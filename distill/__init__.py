@@ -1,0 +1,1 @@
+"""Features to detections: heads, the decomposed model, its losses, training and prediction."""

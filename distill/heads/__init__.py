@@ -1,0 +1,118 @@
+"""Detection heads; one file per head.
+
+A head reads ``(B, T, D)`` features and says, for N predictions in one fixed order, which label
+and which segment. All heads keep this contract, so the decomposed model, all fusions and both
+distillation losses work with each.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """The family's base; each file's ``Config`` extends it and adds :meth:`build`."""
+
+    def build(self, dim: int, num_labels: int) -> "Head":
+        """Make the head for features of width ``dim``."""
+        raise NotImplementedError
+
+
+@dataclass
+class Predictions:
+    """What a head says about a batch, levels (or queries) flattened into N in a fixed order.
+
+    Attributes:
+        logits: ``(B, N, K)`` before the sigmoid; no background class.
+        regression: ``(B, N, 2)`` in the head's own parametrisation (ActionFormer: distances to the
+            start and end in units of the level's stride, >= 0).
+        mask: ``(B, N)`` bool, true where a prediction stands for a real time step.
+        points: ``(N, 4)`` time, lower and upper regression range, stride, in grid steps, for heads
+            that have points or anchors; empty ``(0, 4)`` otherwise.
+    """
+
+    logits: Tensor
+    regression: Tensor
+    mask: Tensor
+    points: Tensor
+
+
+@dataclass
+class Targets:
+    """The annotated segments of one video of a batch.
+
+    Attributes:
+        segments: ``(M, 2)`` start and end in grid steps of the batch's features; M may be 0.
+        labels: ``(M,)`` int64.
+    """
+
+    segments: Tensor
+    labels: Tensor
+
+
+@dataclass
+class Candidates:
+    """Detections of one video before suppression, on the CPU.
+
+    Attributes:
+        segments: ``(N, 2)`` start and end in grid steps.
+        scores: ``(N,)`` in (0, 1).
+        labels: ``(N,)`` int64.
+    """
+
+    segments: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+class Head(nn.Module):
+    """A detection head: encode features into levels, predict on the levels, learn, decode.
+
+    :meth:`encode` and :meth:`predict` are separate so that two branches can share the classifier
+    and the regressor (:meth:`predict`) without sharing the encoder.
+    """
+
+    num_labels: int
+
+    def encode(self, feats: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Turn features into the levels that predictions are made on.
+
+        Args:
+            feats: ``(B, T, D)``, zero where not real.
+            mask: ``(B, T)`` bool, true where real.
+
+        Returns:
+            For each level ``(B, T_l, D_h)`` features and their ``(B, T_l)`` mask.
+        """
+        raise NotImplementedError
+
+    def predict(self, levels: list[tuple[Tensor, Tensor]]) -> Predictions:
+        """Classify and regress on every level."""
+        raise NotImplementedError
+
+    def forward(self, feats: Tensor, mask: Tensor) -> Predictions:
+        """``predict(encode(feats, mask))``."""
+        return self.predict(self.encode(feats, mask))
+
+    def loss(self, predictions: Predictions, targets: list[Targets]) -> dict[str, Tensor]:
+        """The detection loss.
+
+        Args:
+            predictions: Of B videos.
+            targets: Of the same B videos.
+
+        Returns:
+            Named scalar terms, weights included: their sum is the loss. A batch without any
+            segment gives finite terms with finite gradients. Updates the loss normaliser, a
+            buffer, when the module is in training mode.
+        """
+        raise NotImplementedError
+
+    def segments(self, predictions: Predictions) -> Tensor:
+        """The ``(B, N, 2)`` segments that the regression stands for, in grid steps."""
+        raise NotImplementedError
+
+    def decode(self, predictions: Predictions) -> list[Candidates]:
+        """Candidates of each video, before suppression and before the change to seconds."""
+        raise NotImplementedError

@@ -1,0 +1,47 @@
+"""What a student learns from its teacher (paper Eq. 4 and 5); one file per lesson."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from tad_distill.distill.heads import Head, Predictions
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferConfig:
+    """The family's base; each file's ``Config`` extends it and adds :meth:`build`."""
+
+    weight: float = 1.0
+
+    def build(self, dim_student: int, dim_teacher: int) -> "Transfer":
+        """Make the lesson for features of these widths."""
+        raise NotImplementedError
+
+
+@dataclass
+class Lesson:
+    """What the student's branch and the frozen teacher say about the same batch.
+
+    Attributes:
+        student: The branch's predictions.
+        teacher: The teacher's predictions, in the same order (see ``Head``).
+        student_feats: ``(B, T, D_s)`` features of the branch, before fusion.
+        teacher_feats: ``(B, T, D_t)`` the teacher's features on the same grid.
+        mask: ``(B, T)`` bool, true where real.
+        head: The head that made the student's predictions.
+    """
+
+    student: Predictions
+    teacher: Predictions
+    student_feats: Tensor
+    teacher_feats: Tensor
+    mask: Tensor
+    head: Head
+
+
+class Transfer(nn.Module):
+    """A distillation loss. It may own parameters (a linear adapter between widths)."""
+
+    def forward(self, lesson: Lesson) -> Tensor:
+        """The scalar loss, without its weight; finite for a batch without any real step."""
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""Detections to numbers: suppression, mAP, tables and pictures. Never imports torch."""

@@ -1,0 +1,1 @@
+"""Videos to feature stores: decoding, clips, modalities, backbones."""

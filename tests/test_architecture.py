@@ -1,0 +1,56 @@
+"""Imports between the stages point one way, and the light parts stay light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MAY_IMPORT = {
+    "data": {"data"},
+    "evaluate": {"evaluate", "data"},
+    "extract": {"extract", "data"},
+    "distill": {"distill", "data", "evaluate"},
+}
+LIGHT = ["cli", "console", "config", "data.annotations", "data.timeline", "evaluate.mean_ap"]
+
+
+def imported_stages(source: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+        elif isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+    return {n.split(".")[1] for n in names if n.startswith("tad_distill.")} & MAY_IMPORT.keys()
+
+
+@pytest.mark.parametrize("stage", MAY_IMPORT)
+def test_imports_point_downwards(stage: str) -> None:
+    for source in (ROOT / stage).rglob("*.py"):
+        assert imported_stages(source) <= MAY_IMPORT[stage], source.relative_to(ROOT)
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_imports_without_torch(module: str) -> None:
+    code = f"import sys, tad_distill.{module}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
+
+
+def test_only_the_console_imports_rich() -> None:
+    users = {
+        str(source.relative_to(ROOT))
+        for source in ROOT.rglob("*.py")
+        if ".venv" not in source.parts and "build" not in source.parts
+        if any(
+            (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "rich")
+            or (
+                isinstance(node, ast.Import)
+                and any(a.name.split(".")[0] == "rich" for a in node.names)
+            )
+            for node in ast.walk(ast.parse(source.read_text()))
+        )
+    }
+    assert users == {"console.py"}
