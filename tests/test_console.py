@@ -79,7 +79,7 @@ def test_every_end_has_its_exit_code_and_one_line(
     assert ended.value.code == code
     err = capsys.readouterr().err
     assert message in err
-    assert len(err.splitlines()) == 1
+    assert len(err.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1"])

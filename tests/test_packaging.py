@@ -1,7 +1,12 @@
-"""setup.cfg lists by hand what discovery cannot find; these tests keep the list true."""
+"""What is installed is what the repository holds, and nothing beside it."""
 
 import configparser
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("data", "distill", "evaluate", "extract")
@@ -27,3 +32,58 @@ def test_root_holds_only_the_modules_we_ship() -> None:
         "detect.py",
     }
     assert {path.name for path in ROOT.glob("*.py")} == shipped
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from a copy of the tracked tree, so that no stale build folder leaks in."""
+    source = tmp_path_factory.mktemp("source")
+    names = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.split("\0")
+    for name in filter(None, names):
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    out = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(out)]
+    ended = subprocess.run([*build, str(source)], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    (path,) = out.glob("*.whl")
+    return path
+
+
+@pytest.mark.slow
+def test_a_wheel_brings_one_package_with_its_presets_and_no_tests(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"tad_distill"}
+    assert "tad_distill/py.typed" in names
+    assert not [name for name in names if "/tests/" in name or "conftest" in name]
+    for presets in ("distill/presets", "extract/presets"):
+        on_disk = {path.name for path in (ROOT / presets).glob("*.toml")}
+        assert {
+            Path(name).name for name in names if name.startswith(f"tad_distill/{presets}/")
+        } == on_disk
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_works_beside_a_package_named_evaluate(
+    wheel: Path, tmp_path: Path
+) -> None:
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    (site / "evaluate").mkdir()
+    (site / "evaluate/__init__.py").write_text("name = 'the well-known one'\n")
+    code = (
+        "import evaluate, tad_distill.evaluate.mean_ap, tad_distill.distill.train\n"
+        "print(evaluate.name, tad_distill.__file__)"
+    )
+    # -I hides the clone; the site folder comes first, before the editable install's import hook.
+    program = f"import sys; sys.path.insert(0, {str(site)!r}); {code.replace(chr(10), ';')}"
+    ended = subprocess.run(
+        [sys.executable, "-I", "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split()[-1] == str(site / "tad_distill/__init__.py")
+    assert ended.stdout.startswith("the well-known one")
