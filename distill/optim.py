@@ -1,0 +1,99 @@
+"""How weights move: parameter groups, learning rate of each step, averaged weights.
+
+The recipe is ActionFormer's (libs/utils/train_utils.py and lr_schedulers.py at 61ea7eb): AdamW with
+decay on the weights of linear and convolution layers only, linear warm-up and cosine per
+iteration, and an exponential moving average that is evaluated instead of the last weights.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+FINAL_LR = 1e-8
+
+
+def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
+    """The trainable parameters in two groups, with and without weight decay.
+
+    Weights of linear and convolution layers decay (the input projections of
+    ``nn.MultiheadAttention`` are such weights); biases, norms, scales and everything else do not.
+
+    Args:
+        modules: Modules to train; a parameter that occurs twice is taken once.
+        weight_decay: Of the first group.
+    """
+    decayed: dict[int, nn.Parameter] = {}
+    free: dict[int, nn.Parameter] = {}
+    for root in modules:
+        for module in root.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if not parameter.requires_grad:
+                    continue
+                product = isinstance(module, nn.Linear | _ConvNd) and name == "weight"
+                projection = isinstance(module, nn.MultiheadAttention) and name.endswith("weight")
+                group = decayed if product or projection else free
+                group[id(parameter)] = parameter
+    return [
+        {"params": list(decayed.values()), "weight_decay": weight_decay},
+        {"params": [p for key, p in free.items() if key not in decayed], "weight_decay": 0.0},
+    ]
+
+
+def learning_rate(step: int, *, base: float, num_warmup: int, num_steps: int) -> float:
+    """The learning rate of a step: linear from 0 to ``base``, then a cosine down to 1e-8.
+
+    As in ActionFormer the warm-up's first step has rate 0 and its last one ``base``.
+
+    Args:
+        step: 0 is the first step.
+        base: The highest rate.
+        num_warmup: Steps of the warm-up; 0 for none.
+        num_steps: Steps of the whole run, warm-up included.
+
+    >>> [learning_rate(k, base=1.0, num_warmup=3, num_steps=5) for k in range(3)]
+    [0.0, 0.5, 1.0]
+    """
+    if step < num_warmup:
+        return base * step / max(num_warmup - 1, 1)
+    share = (step - num_warmup) / max(num_steps - num_warmup, 1)
+    return FINAL_LR + (base - FINAL_LR) * (1 + math.cos(math.pi * share)) / 2
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give all parameter groups this rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+class WeightAverage:
+    """An exponential moving average of a module's parameters, starting from its first weights.
+
+    Buffers are not averaged but copied: they count or remember, and a mean of them means nothing.
+
+    Args:
+        module: The module as initialised.
+        decay: Share of the old average that a step keeps; 0 always gives the last weights.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        """Start from the module's weights."""
+        self.decay = decay
+        self.state = {name: t.detach().clone() for name, t in module.state_dict().items()}
+        self._parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Take in the weights after a step."""
+        averages: list[Tensor] = []
+        currents: list[Tensor] = []
+        for name, tensor in module.state_dict().items():
+            if name in self._parameters:
+                averages.append(self.state[name])
+                currents.append(tensor)
+            else:
+                self.state[name].copy_(tensor)
+        torch._foreach_lerp_(averages, currents, 1 - self.decay)

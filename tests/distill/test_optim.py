@@ -1,0 +1,112 @@
+"""The optimisation recipe against numbers of the official code and closed forms."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from tad_distill.distill.optim import (
+    WeightAverage,
+    learning_rate,
+    parameter_groups,
+    set_learning_rate,
+)
+
+# Made by ActionFormer's own scheduler (61ea7eb): base 1e-4, 5 steps of warm-up, 20 steps.
+OFFICIAL_RATES = [
+    0, 2.5e-5, 5e-5, 7.5e-5, 1e-4, 1e-4, 9.8907e-5, 9.5678e-5, 9.0452e-5, 8.3458e-5,
+    7.5003e-5, 6.5454e-5, 5.5231e-5, 4.4779e-5, 3.4556e-5, 2.5008e-5, 1.6552e-5, 9.5582e-6,
+    4.3323e-6, 1.1025e-6,
+]  # fmt: skip
+
+
+def test_learning_rates_equal_the_official_ones() -> None:
+    rates = [learning_rate(k, base=1e-4, num_warmup=5, num_steps=20) for k in range(20)]
+    assert rates == pytest.approx(OFFICIAL_RATES, rel=1e-4, abs=1e-12)
+
+
+@pytest.mark.parametrize("num_warmup", [0, 1, 4])
+def test_learning_rate_is_finite_for_the_shortest_runs(num_warmup: int) -> None:
+    rates = [learning_rate(k, base=1.0, num_warmup=num_warmup, num_steps=4) for k in range(5)]
+    assert all(0 <= rate <= 1 for rate in rates)
+    assert rates[num_warmup] == pytest.approx(1.0)
+    assert rates[4] == pytest.approx(1.0 if num_warmup == 4 else 1e-8)
+
+
+class Mixed(nn.Module):
+    """One of each kind of parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.conv = nn.Conv1d(2, 2, 3)
+        self.norm = nn.LayerNorm(2)
+        self.attention = nn.MultiheadAttention(2, 1)
+        self.gamma = nn.Parameter(torch.ones(1, 2, 1))
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+        self.tied = self.linear
+
+
+def test_only_weights_of_products_decay() -> None:
+    model = Mixed()
+    decayed, free = parameter_groups([model], 0.05)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert decayed["weight_decay"] == 0.05 and free["weight_decay"] == 0.0
+    assert {names[id(p)] for p in decayed["params"]} == {
+        "linear.weight",
+        "conv.weight",
+        "attention.in_proj_weight",
+        "attention.out_proj.weight",
+    }
+    assert {names[id(p)] for p in free["params"]} == {
+        "linear.bias",
+        "conv.bias",
+        "norm.weight",
+        "norm.bias",
+        "attention.in_proj_bias",
+        "attention.out_proj.bias",
+        "gamma",
+    }
+
+
+def test_each_parameter_is_taken_once_however_often_it_is_shared() -> None:
+    model = Mixed()
+    groups = parameter_groups([model, model.linear], 0.1)
+    taken = [id(p) for group in groups for p in group["params"]]
+    assert len(taken) == len(set(taken)) == len([p for p in model.parameters() if p.requires_grad])
+
+
+def test_rate_reaches_every_group() -> None:
+    optimizer = torch.optim.AdamW(parameter_groups([Mixed()], 0.1), lr=1.0)
+    set_learning_rate(optimizer, 0.25)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+def test_average_follows_the_closed_form_and_buffers_are_copied() -> None:
+    model = nn.BatchNorm1d(1)
+    model.weight.data.fill_(0.0)
+    average = WeightAverage(model, decay=0.9)
+    for _ in range(7):
+        model.weight.data.fill_(1.0)
+        model.num_batches_tracked.add_(1)
+        average.update(model)
+    assert average.state["weight"].item() == pytest.approx(1 - 0.9**7, rel=1e-6)
+    assert average.state["num_batches_tracked"].item() == 7
+
+
+def test_average_without_decay_is_the_last_weights_bit_for_bit() -> None:
+    model = nn.Linear(3, 3)
+    average = WeightAverage(model, decay=0.0)
+    model.weight.data.mul_(math.pi)
+    average.update(model)
+    assert torch.equal(average.state["weight"], model.weight)
+
+
+def test_average_of_a_shared_weight_stays_shared_in_value() -> None:
+    model = Mixed()
+    average = WeightAverage(model, decay=0.5)
+    model.linear.weight.data.add_(1.0)
+    average.update(model)
+    assert torch.equal(average.state["linear.weight"], average.state["tied.weight"])
+    assert torch.equal(average.state["linear.weight"], model.linear.weight - 0.5)
