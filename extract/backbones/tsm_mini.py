@@ -63,6 +63,7 @@ class ShiftBlock(nn.Module):
         self.down_bn = nn.BatchNorm2d(width_out)
         for conv in (self.conv1, self.conv2, self.down):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """``(B * T, C, H, W)`` maps of runs of ``num_frames`` = T frames to the next stage's."""
@@ -92,8 +93,6 @@ class TsmMini(Backbone):
         self.layer1 = ShiftBlock(widths[0], widths[1])
         self.layer2 = ShiftBlock(widths[1], widths[2])
         self.layer3 = ShiftBlock(widths[2], widths[3])
-        for stage in self.stages:
-            self.get_submodule(stage).to(memory_format=torch.channels_last)
 
     def maps(self, frames: Tensor, stage: str) -> Tensor:
         """Output ``(B, T, C', H', W')`` of ``stage`` for ``(B, T, C, H, W)`` frames."""
