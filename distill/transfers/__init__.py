@@ -8,12 +8,31 @@ from tad_distill.distill.heads import Head, Predictions
 
 
 @dataclass(frozen=True, kw_only=True)
+class Widths:
+    """How wide the features of a :class:`Lesson` are.
+
+    Attributes:
+        student: Of ``Lesson.student_feats``.
+        teacher: Of ``Lesson.teacher_feats``.
+        teacher_inputs: Of ``Lesson.teacher_inputs``.
+    """
+
+    student: int
+    teacher: int
+    teacher_inputs: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class TransferConfig:
-    """The family's base; each file's ``Config`` extends it and adds :meth:`build`."""
+    """The family's base; each file's ``Config`` extends it and adds :meth:`build`.
+
+    Attributes:
+        weight: What the lesson counts in the total loss.
+    """
 
     weight: float = 1.0
 
-    def build(self, dim_student: int, dim_teacher: int) -> "Transfer":
+    def build(self, widths: Widths) -> "Transfer":
         """Make the lesson for features of these widths."""
         raise NotImplementedError
 
@@ -26,7 +45,8 @@ class Lesson:
         student: The branch's predictions.
         teacher: The teacher's predictions, in the same order (see ``Head``).
         student_feats: ``(B, T, D_s)`` features of the branch, before fusion.
-        teacher_feats: ``(B, T, D_t)`` the teacher's features on the same grid.
+        teacher_feats: ``(B, T, D_t)`` what the teacher's head reads, on the same grid.
+        teacher_inputs: ``(B, T, D_i)`` the teacher's streams, standardised, on the same grid.
         mask: ``(B, T)`` bool, true where real.
         head: The head that made the student's predictions.
     """
@@ -35,6 +55,7 @@ class Lesson:
     teacher: Predictions
     student_feats: Tensor
     teacher_feats: Tensor
+    teacher_inputs: Tensor
     mask: Tensor
     head: Head
 
