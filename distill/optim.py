@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 FINAL_LR = 1e-8
 
@@ -19,8 +18,9 @@ FINAL_LR = 1e-8
 def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
     """The trainable parameters in two groups, with and without weight decay.
 
-    Weights of linear and convolution layers decay (the input projections of
-    ``nn.MultiheadAttention`` are such weights); biases, norms, scales and everything else do not.
+    What decays are the weights of products: parameters named ``weight`` with two or more axes, of
+    linear, convolution and attention layers, torch's own or ours. Biases, norms, scales,
+    embeddings and everything else do not.
 
     Args:
         modules: Modules to train; a parameter that occurs twice is taken once.
@@ -33,9 +33,8 @@ def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[
             for name, parameter in module.named_parameters(recurse=False):
                 if not parameter.requires_grad:
                     continue
-                product = isinstance(module, nn.Linear | _ConvNd) and name == "weight"
-                projection = isinstance(module, nn.MultiheadAttention) and name.endswith("weight")
-                group = decayed if product or projection else free
+                product = name.endswith("weight") and parameter.ndim > 1
+                group = decayed if product and not isinstance(module, nn.Embedding) else free
                 group[id(parameter)] = parameter
     return [
         {"params": list(decayed.values()), "weight_decay": weight_decay},

@@ -34,6 +34,15 @@ def test_learning_rate_is_finite_for_the_shortest_runs(num_warmup: int) -> None:
     assert rates[4] == pytest.approx(1.0 if num_warmup == 4 else 1e-8)
 
 
+class Banded(nn.Module):
+    """A product that is none of torch's layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 3, 2))
+        self.bias = nn.Parameter(torch.ones(2))
+
+
 class Mixed(nn.Module):
     """One of each kind of parameter."""
 
@@ -43,6 +52,8 @@ class Mixed(nn.Module):
         self.conv = nn.Conv1d(2, 2, 3)
         self.norm = nn.LayerNorm(2)
         self.attention = nn.MultiheadAttention(2, 1)
+        self.banded = Banded()
+        self.query = nn.Embedding(3, 2)
         self.gamma = nn.Parameter(torch.ones(1, 2, 1))
         self.frozen = nn.Linear(2, 2).requires_grad_(False)
         self.tied = self.linear
@@ -56,6 +67,7 @@ def test_only_weights_of_products_decay() -> None:
     assert {names[id(p)] for p in decayed["params"]} == {
         "linear.weight",
         "conv.weight",
+        "banded.weight",
         "attention.in_proj_weight",
         "attention.out_proj.weight",
     }
@@ -66,6 +78,8 @@ def test_only_weights_of_products_decay() -> None:
         "norm.bias",
         "attention.in_proj_bias",
         "attention.out_proj.bias",
+        "banded.bias",
+        "query.weight",
         "gamma",
     }
 
@@ -87,6 +101,7 @@ def test_average_follows_the_closed_form_and_buffers_are_copied() -> None:
     model = nn.BatchNorm1d(1)
     model.weight.data.fill_(0.0)
     average = WeightAverage(model, decay=0.9)
+    assert model.num_batches_tracked is not None
     for _ in range(7):
         model.weight.data.fill_(1.0)
         model.num_batches_tracked.add_(1)
