@@ -71,6 +71,10 @@ class Head(nn.Module):
 
     :meth:`encode` and :meth:`predict` are separate so that two branches can share the classifier
     and the regressor (:meth:`predict`) without sharing the encoder.
+
+    Which parameters an optimiser decays can be read off, in every module of ours: the weights of
+    linear maps and convolutions are named ``weight`` and have two or more axes, and decay; biases,
+    normalisation parameters, scales and gammas have at most one axis, and do not.
     """
 
     num_labels: int
@@ -105,7 +109,8 @@ class Head(nn.Module):
         Returns:
             Named scalar terms, weights included: their sum is the loss. A batch without any
             segment gives finite terms with finite gradients. Updates the loss normaliser, a
-            buffer, when the module is in training mode.
+            buffer, when the module is in training mode. A video whose predictions are all masked
+            takes no part.
         """
         raise NotImplementedError
 
