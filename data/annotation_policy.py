@@ -1,0 +1,174 @@
+"""What is done about doubtful annotations, and how often it was done."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from tad_distill import console
+from tad_distill.console import UserError
+from tad_distill.data.annotation_raw import RawAnnotation, RawVideo
+from tad_distill.data.timeline import Timeline
+
+# Annotations of one label whose ends are both this near are one annotation written twice, and
+# shorter ones have no length: the rule of ActionFormer (libs/utils/metrics.py at 61ea7eb).
+SAME_S = 1e-3
+
+# How many faulty annotations are named one by one before they are only counted.
+NUM_NAMED = 3
+
+# What UCF101 states for its videos; its annotations count in frames and state no rate.
+UCF101_FPS = 25.0
+
+
+COUNTED = (
+    "duplicates",
+    "ambiguous",
+    "zero_length",
+    "reversed",
+    "out_of_range",
+    "outside",
+    "fps_assumed",
+)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is done about doubtful annotations. The defaults suit training; scoring has protocols.
+
+    Attributes:
+        duplicates: The same label with both ends within 1 ms of an earlier one in the video.
+        ambiguous: The mark "Ambiguous" of THUMOS'14, which is no action.
+        zero_length: Annotations that do not last. ``drop_empty`` drops those of exactly no
+            length, ``drop`` those under 1 ms too.
+        reversed: The end lies before the start.
+        out_of_range: Parts before 0 or after the duration. ``clip`` cuts them off; what lies
+            wholly outside is dropped and counted as ``outside``.
+        fps: Frames per second of the videos for which a file that counts in frames states none.
+    """
+
+    duplicates: Literal["keep", "drop"] = "drop"
+    ambiguous: Literal["keep", "drop"] = "drop"
+    zero_length: Literal["keep", "drop_empty", "drop"] = "drop"
+    reversed: Literal["keep", "drop", "error"] = "drop"
+    out_of_range: Literal["keep", "clip", "error"] = "clip"
+    fps: float | None = None
+
+
+class Cleaner:
+    """Applies a policy, video by video, and counts what it finds.
+
+    Attributes:
+        counts: How often each of ``COUNTED`` was met, kept or not.
+    """
+
+    def __init__(self, path: Path, policy: Policy, form: str) -> None:
+        """Begin a file of the given form."""
+        self.path = path
+        self.policy = policy
+        self.form = form
+        self.counts = dict.fromkeys(COUNTED, 0)
+
+    def clean(self, video: RawVideo) -> RawVideo:
+        """The video with its annotations in seconds, and without what the policy drops.
+
+        Raises:
+            UserError: The policy says so, or frames cannot be turned into seconds.
+        """
+        frames = self._frames(video)
+        duration_s = video.duration_s
+        if duration_s is None and video.num_frames and frames:
+            duration_s = frames.to_seconds(float(video.num_frames))
+        kept: list[RawAnnotation] = []
+        seen: dict[tuple[str, int], list[RawAnnotation]] = {}
+        for raw in video.annotations:
+            if raw.in_frames:
+                assert frames is not None
+                raw = replace(
+                    raw,
+                    start=frames.to_seconds(raw.start),
+                    end=frames.to_seconds(raw.end),
+                    in_frames=False,
+                )
+            cleaned = self._annotation(raw, video.name, duration_s)
+            if cleaned is not None and not self._repeats(cleaned, seen):
+                kept.append(cleaned)
+        return replace(video, duration_s=duration_s, annotations=tuple(kept))
+
+    def _frames(self, video: RawVideo) -> Timeline | None:
+        """The frames of the video on the time axis, where the file counts in frames."""
+        if not any(annotation.in_frames for annotation in video.annotations):
+            return None
+        fps = video.fps or self.policy.fps or (UCF101_FPS if self.form == "UCF101" else None)
+        if fps is None:
+            raise UserError(
+                f"{self.path}: {video.name}: the annotations count in frames and no frame rate is "
+                "stated; name a table of frame rates by video, or one rate for all"
+            )
+        self.counts["fps_assumed"] += video.fps is None
+        return Timeline(fps=fps, stride_frames=1, offset_frames=0)
+
+    def _annotation(
+        self, raw: RawAnnotation, video: str, duration_s: float | None
+    ) -> RawAnnotation | None:
+        if raw.label.lower() == "ambiguous":
+            self.counts["ambiguous"] += 1
+            if self.policy.ambiguous == "drop":
+                return None
+        if raw.end < raw.start:
+            return self._reversed(raw, video)
+        cut = self._in_range(raw, video, math.inf if duration_s is None else duration_s)
+        if cut is not None and cut.end - cut.start < SAME_S:
+            self.counts["zero_length"] += 1
+            empty = cut.end == cut.start
+            if self.policy.zero_length == "drop" or (
+                self.policy.zero_length == "drop_empty" and empty
+            ):
+                return None
+        return cut
+
+    def _reversed(self, raw: RawAnnotation, video: str) -> RawAnnotation | None:
+        self.counts["reversed"] += 1
+        message = (
+            f"{self.path}: {video}: annotation {raw.index}: ends before it starts: "
+            f"[{raw.start:g}, {raw.end:g}]"
+        )
+        if self.policy.reversed == "error":
+            raise UserError(message)
+        if self.policy.reversed == "keep":
+            return raw
+        if self.counts["reversed"] <= NUM_NAMED:
+            console.warn(f"{message}; left out")
+        return None
+
+    def _in_range(self, raw: RawAnnotation, video: str, last_s: float) -> RawAnnotation | None:
+        """Cut off what lies before 0 or after ``last_s``, by the policy."""
+        if raw.start >= -SAME_S and raw.end <= last_s + SAME_S:
+            return raw
+        outside = raw.end <= 0 or raw.start >= last_s
+        self.counts["outside" if outside else "out_of_range"] += 1
+        if self.policy.out_of_range == "keep":
+            return raw
+        if self.policy.out_of_range == "error":
+            raise UserError(
+                f"{self.path}: {video}: annotation {raw.index}: [{raw.start:g}, {raw.end:g}] s "
+                f"is not within the video, which lasts {last_s:g} s"
+            )
+        return None if outside else replace(raw, start=max(raw.start, 0), end=min(raw.end, last_s))
+
+    def _repeats(
+        self, new: RawAnnotation, seen: dict[tuple[str, int], list[RawAnnotation]]
+    ) -> bool:
+        """Whether an annotation repeats an earlier one and has to go.
+
+        ``seen`` holds the earlier ones by label and whole multiples of ``SAME_S``, so that the
+        time does not grow with their square.
+        """
+        cell = math.floor(new.start / SAME_S)
+        for near in (cell - 1, cell, cell + 1):
+            for old in seen.get((new.label, near), ()):
+                if abs(old.start - new.start) <= SAME_S and abs(old.end - new.end) <= SAME_S:
+                    self.counts["duplicates"] += 1
+                    return self.policy.duplicates == "drop"
+        seen.setdefault((new.label, cell), []).append(new)
+        return False

@@ -1,0 +1,197 @@
+"""When which action happens in which video: read from any of the usual files, checked, written.
+
+The forms that files come in are in :mod:`tad_distill.data.annotation_forms`. What is done about
+annotations that are doubtful is a :class:`Policy`; whatever it does is counted and logged.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tad_distill import console
+from tad_distill.console import UserError
+from tad_distill.data import annotation_forms
+from tad_distill.data.annotation_policy import UCF101_FPS, Cleaner, Policy
+from tad_distill.data.annotation_raw import RawVideo, VideoInfo
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Annotation", "AnnotationSet", "Policy", "Video", "read", "write"]
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One action in one video."""
+
+    label: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Video:
+    """What an annotation file says about one video.
+
+    Attributes:
+        name: Without folder and extension.
+        subset: As written in the file; empty where it names none.
+        duration_s: Length of the video; ``None`` where the file does not say.
+        fps: Frames per second; ``None`` where the file does not say.
+        annotations: In the order of the file.
+    """
+
+    name: str
+    subset: str
+    duration_s: float | None
+    fps: float | None
+    annotations: tuple[Annotation, ...]
+
+
+@dataclass(frozen=True)
+class AnnotationSet:
+    """The annotations of many videos.
+
+    Attributes:
+        videos: By name.
+        labels: Sorted; the place of a label is its id.
+        source: The file.
+        counts: What was read and what each policy found, see :func:`read`.
+        extra: What the file says beside, such as ``version`` or ``world``.
+    """
+
+    videos: dict[str, Video]
+    labels: tuple[str, ...]
+    source: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_annotations(self) -> int:
+        """How many annotations all videos have together."""
+        return sum(len(video.annotations) for video in self.videos.values())
+
+    def subsets(self) -> list[str]:
+        """The names of the subsets as written; no entry for videos without a subset."""
+        return sorted({video.subset for video in self.videos.values() if video.subset})
+
+    def subset(self, name: str) -> "AnnotationSet":
+        """The videos of one subset; ``labels`` stay those of the whole set.
+
+        Args:
+            name: The whole name, in any case: "test" finds "Test" and not "testing".
+
+        Raises:
+            UserError: There is no such subset.
+        """
+        wanted = {
+            key: video
+            for key, video in self.videos.items()
+            if video.subset.lower() == name.lower() and name
+        }
+        if not wanted:
+            there = ", ".join(self.subsets()) or "none: the file names no subsets"
+            raise UserError(f"{self.source}: no subset {name!r}; subsets there are: {there}")
+        return replace(self, videos=wanted)
+
+    def without(self, names: Iterable[str]) -> "AnnotationSet":
+        """All videos but the named ones."""
+        left_out = set(names)
+        return replace(self, videos={k: v for k, v in self.videos.items() if k not in left_out})
+
+    def table(self) -> "pd.DataFrame":
+        """One row per annotation: video, label, start_s, end_s."""
+        import pandas as pd
+
+        rows = [
+            (video.name, a.label, a.start_s, a.end_s)
+            for video in self.videos.values()
+            for a in video.annotations
+        ]
+        table = pd.DataFrame(rows, columns=["video", "label", "start_s", "end_s"])
+        return table.astype({"video": str, "label": str, "start_s": float, "end_s": float})
+
+
+def read(path: Path, policy: Policy | None = None, info: Path | None = None) -> AnnotationSet:
+    """Read annotations; the form of the file is found from its content.
+
+    ``counts`` holds what the file had (``num_videos``, ``num_annotations`` after the policies,
+    ``num_labels``, ``videos_without_annotations``, ``numbers_as_text``, ``background`` rows that
+    say where nothing happens, ``fps_assumed``) and what each policy found (``duplicates``,
+    ``ambiguous``, ``zero_length``, ``reversed``, ``out_of_range``, ``outside``), kept or not. The
+    log gets those that are not 0.
+
+    Args:
+        path: JSON or CSV, also compressed (``.gz``).
+        policy: What to do about doubtful annotations; by default ``Policy()``.
+        info: A table of frame rates, durations and subsets by video for what ``path`` lacks.
+
+    Raises:
+        UserError: The file cannot be read or its form is unknown; a time is no finite number; a
+            policy says so. The message names the file, the video and the annotation's index.
+    """
+    policy = policy or Policy()
+    content = annotation_forms.read(path)
+    if not content.videos:
+        raise UserError(f"{path}: no video in it, in the form {content.form}")
+    table = annotation_forms.read_info(info) if info else {}
+    cleaner = Cleaner(path, policy, content.form)
+    videos = {
+        raw.name: _video(cleaner.clean(_completed(raw, table.get(raw.name))))
+        for raw in content.videos
+    }
+    labels = sorted({a.label for video in videos.values() for a in video.annotations})
+    counts = {
+        "num_videos": len(videos),
+        "num_annotations": sum(len(video.annotations) for video in videos.values()),
+        "num_labels": len(labels),
+        "videos_without_annotations": sum(not video.annotations for video in videos.values()),
+        **cleaner.counts,
+        **content.counts,
+    }
+    if info:
+        counts["videos_without_info"] = len(videos.keys() - table.keys())
+    found = {name: count for name, count in counts.items() if count or name.startswith("num_")}
+    console.log("annotations", file=path, form=content.form, **found)
+    if counts["fps_assumed"]:
+        console.warn(
+            f"{path}: {counts['fps_assumed']} videos count in frames and state no rate; taken at "
+            f"{policy.fps or UCF101_FPS:g} frames per second"
+        )
+    return AnnotationSet(videos, tuple(labels), str(path), counts, content.extra)
+
+
+def write(path: Path, annotations: AnnotationSet) -> None:
+    """Write in the ActivityNet form; ``extra`` goes to the top level, beside ``database``."""
+    database: dict[str, Any] = {}
+    for video in annotations.videos.values():
+        entry: dict[str, Any] = {"subset": video.subset}
+        if video.duration_s is not None:
+            entry["duration"] = video.duration_s
+        if video.fps is not None:
+            entry["fps"] = video.fps
+        entry["annotations"] = [
+            {"label": a.label, "segment": [a.start_s, a.end_s]} for a in video.annotations
+        ]
+        database[video.name] = entry
+    text = json.dumps({**annotations.extra, "database": database}, indent=1)
+    path.write_text(text + "\n")
+
+
+def _completed(raw: RawVideo, info: VideoInfo | None) -> RawVideo:
+    """Fill what the annotation file does not say."""
+    if info is None:
+        return raw
+    return replace(
+        raw,
+        subset=raw.subset or info.subset,
+        fps=raw.fps or info.fps,
+        duration_s=raw.duration_s or info.duration_s,
+    )
+
+
+def _video(raw: RawVideo) -> Video:
+    annotations = tuple(Annotation(a.label, a.start, a.end) for a in raw.annotations)
+    return Video(raw.name, raw.subset, raw.duration_s, raw.fps, annotations)

@@ -1,0 +1,110 @@
+"""Text files that users hand in, plain or compressed: read whole, and every fault named."""
+
+import csv
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tad_distill.console import UserError
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, decompressed if it is gzip; never empty.
+
+    Raises:
+        UserError: The file is empty, broken or no text.
+    """
+    data = path.read_bytes()
+    if data[:2] == b"\x1f\x8b":
+        try:
+            data = gzip.decompress(data)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(f"{path}: the gzip file is broken ({error}); copy it again") from error
+    if not data.strip():
+        raise UserError(f"{path}: the file is empty")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: no text in UTF-8 (byte {error.start} is 0x{data[error.start]:02x}); "
+            "expected JSON or CSV"
+        ) from error
+
+
+def is_json(text: str) -> bool:
+    """Whether a text starts like JSON; the others are taken for CSV."""
+    return text.lstrip()[0] in "{["
+
+
+def parse_json(path: Path, text: str) -> Any:
+    """Parse JSON strictly: a name that an object holds twice is an error, not a silent loss.
+
+    Raises:
+        UserError: The text is no JSON, or a key stands twice in one object.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) < len(pairs):
+            seen: set[str] = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise UserError(
+                f"{path}: {twice!r} stands twice in one object; one entry would be lost"
+            )
+        return table
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        cut = "; the file seems cut off" if error.pos >= len(text.rstrip()) else ""
+        raise UserError(
+            f"{path}: no valid JSON: line {error.lineno}, column {error.colno}: {error.msg}{cut}"
+        ) from error
+    except RecursionError as error:
+        raise UserError(f"{path}: no valid JSON: nested too deeply") from error
+
+
+def parse_csv(path: Path, text: str) -> tuple[list[str], list[list[str]]]:
+    """The header, normalised, and the rows of a CSV file; empty lines are passed over.
+
+    Header words come in lower case with ``_`` for all that is no letter or digit, so that
+    ``video-name``, ``Video Name`` and ``video_name`` are one.
+
+    Raises:
+        UserError: A row has another number of cells than the header.
+    """
+    try:
+        lines = [row for row in csv.reader(text.splitlines()) if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise UserError(f"{path}: no valid CSV: {error}") from error
+    header = ["".join(c if c.isalnum() else "_" for c in cell.strip().lower()) for cell in lines[0]]
+    for number, row in enumerate(lines[1:]):
+        if len(row) != len(header):
+            raise UserError(
+                f"{path}: row {number}: {len(row)} cells, but the header has {len(header)}"
+            )
+    return header, lines[1:]
+
+
+def column(header: Sequence[str], names: Sequence[str]) -> int | None:
+    """Where the first of several names for one column stands in a header."""
+    return next((header.index(name) for name in names if name in header), None)
+
+
+def finite(value: object, where: str, what: str) -> float:
+    """A finite number, from a number or from text that spells one.
+
+    Raises:
+        UserError: It is none; the message reads ``where: what: found ...``.
+    """
+    try:
+        number = float(value) if isinstance(value, int | float | str) else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise UserError(f"{where}: {what}: expected a finite number, found {value!r}")
+    return number
