@@ -47,7 +47,6 @@ class Local(Fusion):
     """Channel gates from the pooled target and the reference's own step; then concatenation."""
 
     def __init__(self, config: Config, dim: int) -> None:
-        """Make the fusion of two branches of width ``dim``."""
         super().__init__()
         self.dim_out = 2 * dim
         self.appearance_gate = Gate(config, dim)
@@ -69,7 +68,6 @@ class Gate(nn.Module):
     """One direction of the fusion: a target enhanced by its reference."""
 
     def __init__(self, config: Config, dim: int) -> None:
-        """Make the gates of a target of width ``dim``."""
         super().__init__()
         self.pool = config.pool
         self.residual = config.residual

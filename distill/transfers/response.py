@@ -22,6 +22,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tad_distill.console import UsageError
 from tad_distill.distill.heads import Predictions
+from tad_distill.distill.losses import balanced_focal
 from tad_distill.distill.transfers import Lesson, Transfer, TransferConfig, Widths
 
 
@@ -34,7 +35,7 @@ class Config(TransferConfig):
         regression: lambda_reg.
         focal: ``quality``: ``|p - t|^gamma * BCE``, zero where the student agrees (GFL, NeurIPS
             2020, Eq. 3). ``alpha``: ``alpha_t * (1 - p_t)^gamma * BCE`` with p_t and alpha_t mixed
-            by the soft target, as ActionFormer's focal loss reads soft labels.
+            by the soft target, the form of the official heads (``balanced_focal``).
         gamma: Focusing exponent of either form.
         alpha: Balance of the ``alpha`` form; 1/2 weighs actions and background alike.
         normalise: By the number of predictions (``all``) or the teacher's mass (``teacher_mass``).
@@ -56,7 +57,6 @@ class Response(Transfer):
     """Distance between corresponding predictions of the student and the teacher."""
 
     def __init__(self, config: Config) -> None:
-        """Make the lesson."""
         super().__init__()
         self.config = config
 
@@ -74,7 +74,7 @@ class Response(Transfer):
         if config.focal == "quality":
             focal = quality_focal(logits, targets, config.gamma)
         else:
-            focal = alpha_focal(logits, targets, config.alpha, config.gamma)
+            focal = balanced_focal(logits, targets, config.alpha, config.gamma)
         distance = (student.regression.float() - teacher.regression.float()).abs().sum(-1)
         if config.normalise == "teacher_mass":
             weight = targets.amax(-1).masked_fill(~mask, 0.0)
@@ -101,25 +101,6 @@ def quality_focal(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
     """
     bce = binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return (logits.sigmoid() - targets).abs().pow(gamma) * bce
-
-
-def alpha_focal(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
-    """Focal loss of RetinaNet with soft targets mixed in linearly, as ActionFormer uses it.
-
-    Args:
-        logits: Before the sigmoid, any shape.
-        targets: In [0, 1], same shape.
-        alpha: Weight of a target of 1; a target of 0 weighs ``1 - alpha``.
-        gamma: Focusing exponent.
-
-    Returns:
-        The loss of each element.
-    """
-    bce = binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    scores = logits.sigmoid()
-    agreement = scores * targets + (1 - scores) * (1 - targets)
-    balance = alpha * targets + (1 - alpha) * (1 - targets)
-    return balance * (1 - agreement).pow(gamma) * bce
 
 
 def _check_correspondence(student: Predictions, teacher: Predictions) -> None:

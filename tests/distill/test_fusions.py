@@ -10,7 +10,7 @@ from tad_distill import config
 from tad_distill.distill.fusions import Fusion, FusionConfig, concat, local
 
 DIM = 5
-TABLES = [
+TABLES: list[dict[str, object]] = [
     {"kind": "concat"},
     {"kind": "local"},
     {"kind": "local", "pool": "mean", "residual": True},
@@ -28,7 +28,7 @@ def branches(
     generator = torch.Generator().manual_seed(1)
     mask = torch.arange(num_steps) < torch.tensor(lengths).unsqueeze(1)
     shape = (2, len(lengths), num_steps, DIM)
-    appearance, motion = torch.randn(shape, generator=generator) * mask.unsqueeze(-1)
+    appearance, motion = (torch.randn(shape, generator=generator) * mask.unsqueeze(-1)).unbind()
     return appearance, motion, mask
 
 
