@@ -15,6 +15,7 @@ from tad_distill.console import UserError
 from tad_distill.data import annotation_forms
 from tad_distill.data.annotation_policy import UCF101_FPS, Cleaner, Policy
 from tad_distill.data.annotation_raw import RawVideo, VideoInfo
+from tad_distill.data.files import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -177,7 +178,7 @@ def write(path: Path, annotations: AnnotationSet) -> None:
         ]
         database[video.name] = entry
     text = json.dumps({**annotations.extra, "database": database}, indent=1)
-    path.write_text(text + "\n")
+    write_text(path, text + "\n")
 
 
 def _completed(raw: RawVideo, info: VideoInfo | None) -> RawVideo:

@@ -1,4 +1,4 @@
-"""Text files that users hand in, plain or compressed: read whole, and every fault named."""
+"""Text files, plain or compressed: read whole with every fault named, written whole or not."""
 
 import csv
 import gzip
@@ -33,6 +33,15 @@ def read_text(path: Path) -> str:
             f"{path}: no text in UTF-8 (byte {error.start} is 0x{data[error.start]:02x}); "
             "expected JSON or CSV"
         ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing: under a temporary name first; gzip if it ends in ``.gz``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = text.encode()
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    partial.replace(path)
 
 
 def is_json(text: str) -> bool:
