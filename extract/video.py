@@ -163,7 +163,7 @@ class Decoder:
         chunk: list[Image] = []
         try:
             for image, repeats in self._chosen():
-                fitted = cv2.cvtColor(self._fit(image), cv2.COLOR_BGR2RGB)
+                fitted = np.asarray(cv2.cvtColor(self._fit(image), cv2.COLOR_BGR2RGB), np.uint8)
                 self.decoded.num_frames += repeats
                 for _ in range(repeats):
                     chunk.append(fitted)
@@ -278,7 +278,7 @@ def _frames(capture: cv2.VideoCapture, facts: VideoFacts, found: Decoded) -> Ite
             found.num_lost += 1
         failures = 0
         found.num_decoded += 1
-        yield image if turn is None else cv2.rotate(image, turn)
+        yield np.asarray(image if turn is None else cv2.rotate(image, turn), np.uint8)
 
 
 def _nothing_decodes(path: Path, facts: VideoFacts) -> str:

@@ -3,11 +3,19 @@
 A modality's name is its file's name, and the second half of a stream's name: ``tsm18:tg``.
 """
 
+import importlib
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from tad_distill.config import members
+from tad_distill.console import UsageError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,3 +51,30 @@ class Modality:
             ``(T, C, H, W)`` float32, normalised; T = N - frames_before with history, else N.
         """
         raise NotImplementedError
+
+
+def default(name: str) -> ModalityConfig:
+    """The configuration of a modality that nobody has configured.
+
+    Raises:
+        UsageError: Unknown name; the message lists the known ones.
+    """
+    known = members(__name__)
+    if name not in known:
+        raise UsageError(f"modality {name!r}: no such modality (there are {', '.join(known)})")
+    config: ModalityConfig = importlib.import_module(f"{__name__}.{name}").Config()
+    return config
+
+
+def statistics(normalisation: str) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, each ``(3, 1, 1)``, on the scale of uint8 frames.
+
+    Args:
+        normalisation: As :class:`tad_distill.extract.backbones.Backbone` states it.
+    """
+    if normalisation == "imagenet":
+        mean, std = torch.tensor(IMAGENET_MEAN) * 255, torch.tensor(IMAGENET_STD) * 255
+    else:
+        assert normalisation == "symmetric", normalisation
+        mean = std = torch.full((3,), 127.5)
+    return mean.reshape(3, 1, 1), std.reshape(3, 1, 1)
