@@ -19,6 +19,7 @@ from tad_distill.data.files import (
     is_json,
     parse_csv,
     parse_json,
+    paused_gc,
     read_text,
     write_text,
 )
@@ -68,10 +69,11 @@ def load(path: Path) -> Detections:
             names the file, the video and the index of the detection.
     """
     text = read_text(path)
-    if is_json(text):
-        header, videos, columns = _read_json(path, parse_json(path, text))
-    else:
-        header, videos, columns = _read_csv(path, text)
+    with paused_gc():
+        if is_json(text):
+            header, videos, columns = _read_json(path, parse_json(path, text))
+        else:
+            header, videos, columns = _read_csv(path, text)
     found = table(*columns)
     length = (found["end_s"] - found["start_s"]).to_numpy()
     odd = {"zero_length": int((length == 0).sum()), "reversed": int((length < 0).sum())}
