@@ -12,6 +12,7 @@ class Branch(nn.Module):
     """Streams to a branch's features: an entrance and a projection phi."""
 
     def __init__(self, entrance: "BranchInput", phi: "Projection") -> None:
+        """Put the two together."""
         super().__init__()
         self.entrance = entrance
         self.phi = phi
@@ -33,6 +34,7 @@ class BranchInput(nn.Module):
     std: Tensor
 
     def __init__(self, dims: Mapping[str, int], noise: float, dropout: float) -> None:
+        """Read streams of these widths, concatenated in this order."""
         super().__init__()
         self.dims = dict(dims)
         self.dim_out = sum(dims.values())
@@ -72,6 +74,7 @@ class Projection(nn.Module):
     """
 
     def __init__(self, dim_in: int, dim: int, num_layers: int, kernel_size: int) -> None:
+        """Start with torch's default weights; ``kernel_size`` is odd."""
         super().__init__()
         widths = [dim_in, *[dim] * num_layers]
         # A bias before a norm would be taken out again.

@@ -174,6 +174,7 @@ class Single(Detector):
     def __init__(
         self, config: ModelConfig, head: HeadConfig, dims: Mapping[str, int], num_labels: int
     ) -> None:
+        """Make its parts; see :func:`build`."""
         super().__init__()
         self.streams = config.all_streams
         self.num_labels = num_labels
@@ -204,6 +205,7 @@ class Decomposed(Detector):
         dims: Mapping[str, int],
         num_labels: int,
     ) -> None:
+        """Make its parts; see :func:`build`."""
         super().__init__()
         self.streams = config.all_streams
         self.num_labels = num_labels

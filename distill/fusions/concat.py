@@ -21,6 +21,7 @@ class Concat(Fusion):
     """``[f_app(t) ; f_mot(t)]`` at every step t."""
 
     def __init__(self, dim: int) -> None:
+        """Fuse two branches of width ``dim``."""
         super().__init__()
         self.dim_out = 2 * dim
 

@@ -47,6 +47,7 @@ class Local(Fusion):
     """Channel gates from the pooled target and the reference's own step; then concatenation."""
 
     def __init__(self, config: Config, dim: int) -> None:
+        """Fuse two branches of width ``dim``."""
         super().__init__()
         self.dim_out = 2 * dim
         self.appearance_gate = Gate(config, dim)
@@ -68,6 +69,7 @@ class Gate(nn.Module):
     """One direction of the fusion: a target enhanced by its reference."""
 
     def __init__(self, config: Config, dim: int) -> None:
+        """Gate a target of width ``dim`` by a reference as wide."""
         super().__init__()
         self.pool = config.pool
         self.residual = config.residual

@@ -40,6 +40,7 @@ class Feature(Transfer):
     """Mean squared distance between the student's and the teacher's features."""
 
     def __init__(self, config: Config, widths: Widths) -> None:
+        """Compare features of these widths."""
         super().__init__()
         self.target = config.target
         dim = widths.teacher if config.target == "projection" else widths.teacher_inputs
@@ -70,6 +71,7 @@ class RunningStandard(nn.Module):
     squares: Tensor
 
     def __init__(self, dim: int) -> None:
+        """Start without having seen anything: as the identity."""
         super().__init__()
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
         self.register_buffer("mean", torch.zeros(dim))

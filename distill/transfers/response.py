@@ -57,6 +57,7 @@ class Response(Transfer):
     """Distance between corresponding predictions of the student and the teacher."""
 
     def __init__(self, config: Config) -> None:
+        """Compare predictions as ``config`` says."""
         super().__init__()
         self.config = config
 

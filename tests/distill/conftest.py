@@ -64,9 +64,8 @@ class TinyHead(Head):
             ):
                 inside = (times >= start) & (times <= end)
                 classes[b, inside, label] = 1.0
-                ends[b, inside] = (
-                    torch.stack([times - start, end - times], dim=-1) / strides.unsqueeze(-1)
-                )[inside]
+                distances = torch.stack([times - start, end - times], dim=-1)
+                ends[b, inside] = (distances / strides.unsqueeze(-1))[inside].to(ends.dtype)
         if self.training:
             self.num_losses += 1
         real = predictions.mask
