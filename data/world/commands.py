@@ -35,7 +35,8 @@ def world(out: Path, size: str, seed: int, workers: int | None, overrides: tuple
     """
     from tad_distill import config
     from tad_distill.data.world.config import SIZES, WorldConfig
-    from tad_distill.data.world.write import processors, write_world
+    from tad_distill.data.world.workers import processors
+    from tad_distill.data.world.write import World, write_world
 
     settings = config.load(WorldConfig, SIZES[size], overrides)
-    result(str(write_world(settings, seed, out, workers or processors())))
+    result(str(write_world(World(settings, seed, out), workers or processors())))

@@ -75,8 +75,6 @@ def join(parts: list[Poses]) -> Poses:
     width = 1.0
     moved = []
     for part in parts:
-        if not len(part):
-            continue
         moved.append(
             Poses(
                 part.x + x,
@@ -85,7 +83,7 @@ def join(parts: list[Poses]) -> Poses:
                 part.width * width,
                 part.height,
                 part.gain,
-            )  # fmt: skip
+            )
         )
         x, y, angle = moved[-1].x[-1], moved[-1].y[-1], moved[-1].angle[-1]
         width = np.sign(moved[-1].width[-1])
@@ -139,7 +137,7 @@ def act(
 
 
 def loiter(kind: str, num_frames: int, fps: float, rng: np.random.Generator) -> Poses:
-    """A non-action, of :data:`NON_ACTIONS`, over ``num_frames`` frames."""
+    """A non-action, of :data:`NON_ACTIONS`, over ``num_frames`` frames, one at least."""
     still = rest(num_frames)
     x, y, angle, gain = still.x, still.y, still.angle, still.gain
     seconds = np.arange(1, num_frames + 1) / fps
@@ -149,13 +147,12 @@ def loiter(kind: str, num_frames: int, fps: float, rng: np.random.Generator) -> 
         reach = np.minimum(rng.uniform(0.06, 0.14) * seconds, 0.16)
         x, y = reach * np.cos(way), reach * np.sin(way)
     elif kind == "jerk":
-        jumps = np.maximum(1, rng.poisson(seconds[-1:] * 0.8))[0] if num_frames else 0
-        for frame in rng.integers(0, max(num_frames, 1), jumps):
+        for frame in rng.integers(0, num_frames, max(1, rng.poisson(0.8 * seconds[-1]))):
             length, way = rng.uniform(0.05, 0.11), rng.uniform(0, 2 * np.pi)
             after = np.arange(num_frames) >= frame
             x, y = x + length * np.cos(way) * after, y + length * np.sin(way) * after
     elif kind == "tilt":
-        ramp = (1 - np.cos(np.pi * seconds / seconds[-1:])) / 2
+        ramp = (1 - np.cos(np.pi * seconds / seconds[-1])) / 2
         angle = rng.choice([-1, 1]) * np.deg2rad(rng.uniform(15, 40)) * ramp
     elif kind == "flicker":
         gain = 1 + rng.uniform(0.1, 0.25) * rng.uniform(-1, 1, num_frames)

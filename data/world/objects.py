@@ -40,6 +40,7 @@ class Look:
         texture: One of :data:`TEXTURES`.
         luma: Mean luminance, 0 to 1.
         diameter: Of the frame's side.
+        heading: Angle at which it stands, radians; so a still frame does not tell a spin.
         turn: Angle between texture and shape, radians.
         seed: Of what is random in the texture.
     """
@@ -50,6 +51,7 @@ class Look:
     texture: str
     luma: float
     diameter: float
+    heading: float
     turn: float
     seed: int
 
@@ -72,6 +74,7 @@ def draw_look(
         texture=str(rng.choice(list(TEXTURES))),
         luma=float(background_luma + rng.choice([-1, 1]) * config.shape_contrast),
         diameter=float(rng.uniform(*config.scale)),
+        heading=float(rng.uniform(0, 2 * np.pi)),
         turn=float(rng.uniform(0, 2 * np.pi)),
         seed=int(rng.integers(2**31)),
     )
@@ -121,9 +124,9 @@ def sprite(look: Look, side: int, config: ObjectConfig) -> Image:
     """
     axis = (np.arange(side, dtype=np.float32) + 0.5) * (2 / side) - 1
     x, y = np.meshgrid(axis, axis)
+    x, y = _turned(x, y, look.heading)
     alpha = _alpha(look.shape, x, y, side)
-    cos, sin = np.cos(look.turn), np.sin(look.turn)
-    u, v = cos * x + sin * y, cos * y - sin * x
+    u, v = _turned(x, y, look.turn)
     pattern = TEXTURES[look.texture](u, v, np.random.default_rng(look.seed))
     # The slope makes every combination of shape and texture change when it is turned.
     pattern = pattern + 0.5 * u
@@ -133,6 +136,11 @@ def sprite(look: Look, side: int, config: ObjectConfig) -> Image:
     luma = np.clip(look.luma + config.texture_contrast / 2 * pattern, 0.06, 0.94)
     rgb = colourise(luma.astype(np.float32), look.hue, config.chroma)
     return np.concatenate([rgb * alpha[..., None], alpha[..., None]], axis=2)
+
+
+def _turned(x: Image, y: Image, angle: float) -> tuple[Image, Image]:
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    return cos * x + sin * y, cos * y - sin * x
 
 
 def _alpha(shape: str, x: Image, y: Image, side: int) -> Image:
@@ -179,9 +187,12 @@ def _noise(u: Image, v: Image, rng: np.random.Generator) -> Image:
     coarse = rng.standard_normal((5, 5)).astype(np.float32)
     at_u, at_v = ((c * 0.7 + 1) * 2 for c in (u, v))
     return cv2.remap(
-        coarse, at_u.astype(np.float32), at_v.astype(np.float32), cv2.INTER_LINEAR,
+        coarse,
+        at_u.astype(np.float32),
+        at_v.astype(np.float32),
+        cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REFLECT,
-    )  # fmt: skip
+    )
 
 
 # Patterns over coordinates from -1 to 1, coarse enough for an object of 16 pixels.

@@ -79,25 +79,21 @@ def plan_video(config: WorldConfig, rng: np.random.Generator) -> Plan:
     actors: list[Actor] = []
     minutes = config.time.video_s / 60
     for _ in range(rng.poisson(config.time.distractors_per_minute * minutes)):
-        length = min(round(rng.uniform(*config.time.distractor_s) * config.fps), total)
-        first = int(rng.integers(0, total - length + 1))
-        look = draw_look(rng, str(rng.choice(colours)), config.objects, BACKGROUND_LUMA)
-        kinds = [loiter(*part, config.fps, rng) for part in _pastime(length, config.fps, rng)]
-        actors.append(_place(Actor(look, first, join(kinds)), actors, rng))
-    times = _times(config.time, config.fps, total, rng)
+        actors.append(_place(_distractor(config, rng), actors, rng))
     before = 0
-    for begin, end in times:
+    for begin, end in _times(config.time, config.fps, total, rng):
         colour, motion = CLASSES[_draw_class(scene, config, rng)]
-        look = draw_look(rng, colour, config.objects, BACKGROUND_LUMA)
+        # It comes when the action before is over, so it never hides one.
         early = min(_idle_frames(config, rng), begin - before)
         late = min(_idle_frames(config, rng), total - end)
+        look = draw_look(rng, colour, config.objects, BACKGROUND_LUMA)
         amplitude = rng.uniform(*config.objects.amplitude)
-        poses = join(
-            [loiter(*part, config.fps, rng) for part in _pastime(early, config.fps, rng)]
-            + [act(motion, end - begin, config.fps, amplitude, rng)]
-            + [loiter(*part, config.fps, rng) for part in _pastime(late, config.fps, rng)]
-        )
-        actor = Actor(look, begin - early, poses, motion, (begin, end))
+        parts = [
+            *_pastime(early, config.fps, rng),
+            act(motion, end - begin, config.fps, amplitude, rng),
+            *_pastime(late, config.fps, rng),
+        ]
+        actor = Actor(look, begin - early, join(parts), motion, (begin, end))
         actors.append(_place(actor, actors, rng))
         before = end
     return Plan(num_frames=total, backdrop=backdrop, actors=tuple(actors))
@@ -152,18 +148,25 @@ def _times(
         at += gap + length
 
 
+def _distractor(config: WorldConfig, rng: np.random.Generator) -> Actor:
+    length = round(rng.uniform(*config.time.distractor_s) * config.fps)
+    length = min(max(1, length), config.num_frames)
+    first = int(rng.integers(0, config.num_frames - length + 1))
+    colour = str(rng.choice(list(BENCHMARK_COLOURS)))
+    look = draw_look(rng, colour, config.objects, BACKGROUND_LUMA)
+    return Actor(look, first, join(_pastime(length, config.fps, rng)))
+
+
 def _idle_frames(config: WorldConfig, rng: np.random.Generator) -> int:
     return round(rng.uniform(0, config.time.idle_s) * config.fps)
 
 
-def _pastime(
-    num_frames: int, fps: int, rng: np.random.Generator
-) -> list[tuple[str, int]]:  # fmt: skip
-    """Cut a stay without action into non-actions of one to two seconds."""
+def _pastime(num_frames: int, fps: int, rng: np.random.Generator) -> list[Poses]:
+    """Fill a stay without action with non-actions of one to two seconds."""
     parts = []
     while num_frames > 0:
         length = min(num_frames, round(rng.uniform(1, 2) * fps))
-        parts.append((str(rng.choice(NON_ACTIONS)), length))
+        parts.append(loiter(str(rng.choice(NON_ACTIONS)), length, fps, rng))
         num_frames -= length
     return parts
 

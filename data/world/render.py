@@ -49,9 +49,7 @@ def render(plan: Plan, config: WorldConfig, rng: np.random.Generator) -> NDArray
     return _expose(frames, config.camera, rng)
 
 
-def _draw(
-    canvas: Image, actor: Actor, drawn: Image, t: int, shift: NDArray[np.float64]
-) -> None:  # fmt: skip
+def _draw(canvas: Image, actor: Actor, drawn: Image, t: int, shift: NDArray[np.float64]) -> None:
     """Lay one object over the canvas in place."""
     poses, i, side = actor.poses, t - actor.first, len(canvas)
     x, y = (poses.x[i] + shift[0]) * side, (poses.y[i] + shift[1]) * side
@@ -98,9 +96,7 @@ def _camera_path(
     return path
 
 
-def _expose(
-    frames: Image, camera: CameraConfig, rng: np.random.Generator
-) -> NDArray[np.uint8]:  # fmt: skip
+def _expose(frames: Image, camera: CameraConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Brightness drift, noise, eight bits. Changes ``frames``."""
     phase, turns = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 2)
     wave = np.sin(phase + turns * 2 * np.pi * np.linspace(0, 1, len(frames)))
