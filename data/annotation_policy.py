@@ -1,6 +1,7 @@
 """What is done about doubtful annotations, and how often it was done."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,17 +20,6 @@ NUM_NAMED = 3
 
 # What UCF101 states for its videos; its annotations count in frames and state no rate.
 UCF101_FPS = 25.0
-
-
-COUNTED = (
-    "duplicates",
-    "ambiguous",
-    "zero_length",
-    "reversed",
-    "out_of_range",
-    "outside",
-    "fps_assumed",
-)
 
 
 @dataclass(frozen=True)
@@ -59,7 +49,8 @@ class Cleaner:
     """Applies a policy, video by video, and counts what it finds.
 
     Attributes:
-        counts: How often each of ``COUNTED`` was met, kept or not.
+        findings: By video, how often something was found (``duplicates``) and how often an
+            annotation was dropped for it (``duplicates_dropped``); what never happened is absent.
     """
 
     def __init__(self, path: Path, policy: Policy, form: str) -> None:
@@ -67,7 +58,16 @@ class Cleaner:
         self.path = path
         self.policy = policy
         self.form = form
-        self.counts = dict.fromkeys(COUNTED, 0)
+        self.findings: dict[str, Counter[str]] = {}
+        self._num_reversed = 0
+
+    def _found(self, video: str, what: str, drop: bool) -> bool:
+        """Count a finding, and whether the annotation goes; returns that."""
+        counter = self.findings.setdefault(video, Counter())
+        counter[what] += 1
+        if drop:
+            counter[f"{what}_dropped"] += 1
+        return drop
 
     def clean(self, video: RawVideo) -> RawVideo:
         """The video with its annotations in seconds, and without what the policy drops.
@@ -91,7 +91,7 @@ class Cleaner:
                     in_frames=False,
                 )
             cleaned = self._annotation(raw, video.name, duration_s)
-            if cleaned is not None and not self._repeats(cleaned, seen):
+            if cleaned is not None and not self._repeats(cleaned, video.name, seen):
                 kept.append(cleaned)
         return replace(video, duration_s=duration_s, annotations=tuple(kept))
 
@@ -105,39 +105,37 @@ class Cleaner:
                 f"{self.path}: {video.name}: the annotations count in frames and no frame rate is "
                 "stated; name a table of frame rates by video, or one rate for all"
             )
-        self.counts["fps_assumed"] += video.fps is None
+        if video.fps is None:
+            self._found(video.name, "fps_assumed", drop=False)
         return Timeline(fps=fps, stride_frames=1, offset_frames=0)
 
     def _annotation(
         self, raw: RawAnnotation, video: str, duration_s: float | None
     ) -> RawAnnotation | None:
-        if raw.label.lower() == "ambiguous":
-            self.counts["ambiguous"] += 1
-            if self.policy.ambiguous == "drop":
-                return None
+        if raw.label.lower() == "ambiguous" and self._found(
+            video, "ambiguous", self.policy.ambiguous == "drop"
+        ):
+            return None
         if raw.end < raw.start:
             return self._reversed(raw, video)
         cut = self._in_range(raw, video, math.inf if duration_s is None else duration_s)
-        if cut is not None and cut.end - cut.start < SAME_S:
-            self.counts["zero_length"] += 1
-            empty = cut.end == cut.start
-            if self.policy.zero_length == "drop" or (
-                self.policy.zero_length == "drop_empty" and empty
-            ):
-                return None
-        return cut
+        if cut is None or cut.end - cut.start >= SAME_S:
+            return cut
+        empty_goes = self.policy.zero_length == "drop_empty" and cut.end == cut.start
+        goes = self._found(video, "zero_length", self.policy.zero_length == "drop" or empty_goes)
+        return None if goes else cut
 
     def _reversed(self, raw: RawAnnotation, video: str) -> RawAnnotation | None:
-        self.counts["reversed"] += 1
         message = (
             f"{self.path}: {video}: annotation {raw.index}: ends before it starts: "
             f"[{raw.start:g}, {raw.end:g}]"
         )
         if self.policy.reversed == "error":
             raise UserError(message)
-        if self.policy.reversed == "keep":
+        if not self._found(video, "reversed", self.policy.reversed == "drop"):
             return raw
-        if self.counts["reversed"] <= NUM_NAMED:
+        self._num_reversed += 1
+        if self._num_reversed <= NUM_NAMED:
             console.warn(f"{message}; left out")
         return None
 
@@ -145,19 +143,19 @@ class Cleaner:
         """Cut off what lies before 0 or after ``last_s``, by the policy."""
         if raw.start >= -SAME_S and raw.end <= last_s + SAME_S:
             return raw
-        outside = raw.end <= 0 or raw.start >= last_s
-        self.counts["outside" if outside else "out_of_range"] += 1
-        if self.policy.out_of_range == "keep":
-            return raw
         if self.policy.out_of_range == "error":
             raise UserError(
                 f"{self.path}: {video}: annotation {raw.index}: [{raw.start:g}, {raw.end:g}] s "
                 f"is not within the video, which lasts {last_s:g} s"
             )
-        return None if outside else replace(raw, start=max(raw.start, 0), end=min(raw.end, last_s))
+        clip = self.policy.out_of_range == "clip"
+        if raw.end <= 0 or raw.start >= last_s:
+            return None if self._found(video, "outside", clip) else raw
+        self._found(video, "out_of_range", drop=False)
+        return replace(raw, start=max(raw.start, 0), end=min(raw.end, last_s)) if clip else raw
 
     def _repeats(
-        self, new: RawAnnotation, seen: dict[tuple[str, int], list[RawAnnotation]]
+        self, new: RawAnnotation, video: str, seen: dict[tuple[str, int], list[RawAnnotation]]
     ) -> bool:
         """Whether an annotation repeats an earlier one and has to go.
 
@@ -168,7 +166,6 @@ class Cleaner:
         for near in (cell - 1, cell, cell + 1):
             for old in seen.get((new.label, near), ()):
                 if abs(old.start - new.start) <= SAME_S and abs(old.end - new.end) <= SAME_S:
-                    self.counts["duplicates"] += 1
-                    return self.policy.duplicates == "drop"
+                    return self._found(video, "duplicates", self.policy.duplicates == "drop")
         seen.setdefault((new.label, cell), []).append(new)
         return False

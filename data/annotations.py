@@ -5,7 +5,7 @@ annotations that are doubtful is a :class:`Policy`; whatever it does is counted 
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,7 @@ class AnnotationSet:
         source: The file.
         counts: What was read and what each policy found, see :func:`read`.
         extra: What the file says beside, such as ``version`` or ``world``.
+        findings: What the policies found, by video; a subset counts only its own.
     """
 
     videos: dict[str, Video]
@@ -68,6 +69,7 @@ class AnnotationSet:
     source: str = ""
     counts: dict[str, int] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    findings: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def num_annotations(self) -> int:
@@ -95,12 +97,15 @@ class AnnotationSet:
         if not wanted:
             there = ", ".join(self.subsets()) or "none: the file names no subsets"
             raise UserError(f"{self.source}: no subset {name!r}; subsets there are: {there}")
-        return replace(self, videos=wanted)
+        return self._of(wanted)
 
     def without(self, names: Iterable[str]) -> "AnnotationSet":
         """All videos but the named ones."""
         left_out = set(names)
-        return replace(self, videos={k: v for k, v in self.videos.items() if k not in left_out})
+        return self._of({k: v for k, v in self.videos.items() if k not in left_out})
+
+    def _of(self, videos: dict[str, Video]) -> "AnnotationSet":
+        return replace(self, videos=videos, counts={**self.counts, **_tally(videos, self.findings)})
 
     def table(self) -> "pd.DataFrame":
         """One row per annotation: video, label, start_s, end_s."""
@@ -118,11 +123,12 @@ class AnnotationSet:
 def read(path: Path, policy: Policy | None = None, info: Path | None = None) -> AnnotationSet:
     """Read annotations; the form of the file is found from its content.
 
-    ``counts`` holds what the file had (``num_videos``, ``num_annotations`` after the policies,
-    ``num_labels``, ``videos_without_annotations``, ``numbers_as_text``, ``background`` rows that
-    say where nothing happens, ``fps_assumed``) and what each policy found (``duplicates``,
-    ``ambiguous``, ``zero_length``, ``reversed``, ``out_of_range``, ``outside``), kept or not. The
-    log gets those that are not 0.
+    ``counts`` holds ``num_videos``, ``num_annotations`` (of those left), ``num_labels``,
+    ``videos_without_annotations``; how often each policy found something, and dropped it for that
+    (``duplicates``, ``duplicates_dropped``, and so ``ambiguous``, ``zero_length``, ``reversed``,
+    ``outside``; ``out_of_range`` drops nothing); ``fps_assumed``, ``numbers_as_text`` and
+    ``background``, the rows that say where nothing happens. What never happened is 0 or absent.
+    The log gets the same.
 
     Args:
         path: JSON or CSV, also compressed (``.gz``).
@@ -144,24 +150,18 @@ def read(path: Path, policy: Policy | None = None, info: Path | None = None) -> 
         for raw in content.videos
     }
     labels = sorted({a.label for video in videos.values() for a in video.annotations})
-    counts = {
-        "num_videos": len(videos),
-        "num_annotations": sum(len(video.annotations) for video in videos.values()),
-        "num_labels": len(labels),
-        "videos_without_annotations": sum(not video.annotations for video in videos.values()),
-        **cleaner.counts,
-        **content.counts,
-    }
+    findings = {name: dict(found) for name, found in cleaner.findings.items()}
+    counts = {"num_labels": len(labels), **content.counts, **_tally(videos, findings)}
     if info:
         counts["videos_without_info"] = len(videos.keys() - table.keys())
-    found = {name: count for name, count in counts.items() if count or name.startswith("num_")}
-    console.log("annotations", file=path, form=content.form, **found)
-    if counts["fps_assumed"]:
+    told = {name: count for name, count in counts.items() if count}
+    console.log("annotations", file=path, form=content.form, **told)
+    if counts.get("fps_assumed"):
         console.warn(
             f"{path}: {counts['fps_assumed']} videos count in frames and state no rate; taken at "
             f"{policy.fps or UCF101_FPS:g} frames per second"
         )
-    return AnnotationSet(videos, tuple(labels), str(path), counts, content.extra)
+    return AnnotationSet(videos, tuple(labels), str(path), counts, content.extra, findings)
 
 
 def write(path: Path, annotations: AnnotationSet) -> None:
@@ -179,6 +179,21 @@ def write(path: Path, annotations: AnnotationSet) -> None:
         database[video.name] = entry
     text = json.dumps({**annotations.extra, "database": database}, indent=1)
     write_text(path, text + "\n")
+
+
+def _tally(
+    videos: Mapping[str, Video], findings: Mapping[str, Mapping[str, int]]
+) -> dict[str, int]:
+    """The counts that belong to some of the videos; 0 for what only others have."""
+    counts = {
+        "num_videos": len(videos),
+        "num_annotations": sum(len(video.annotations) for video in videos.values()),
+        "videos_without_annotations": sum(not video.annotations for video in videos.values()),
+    }
+    for name, found in findings.items():
+        for what, count in found.items():
+            counts[what] = counts.get(what, 0) + (count if name in videos else 0)
+    return counts
 
 
 def _completed(raw: RawVideo, info: VideoInfo | None) -> RawVideo:
