@@ -16,11 +16,11 @@ from pathlib import Path
 
 from tad_distill.console import UserError, describe_os_error
 
-# A temporary file of another machine is trash when it is this old; of this one, when its
-# process has ended.
+# A temporary file is trash when its process has ended; of another machine's, when it is this old.
 STALE_AFTER_S = 24 * 3600.0
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _counter = itertools.count()
+_started_at = time.time()
 
 
 class WriteError(UserError):
@@ -155,10 +155,12 @@ def sweep(folder: Path) -> int:
     for temp in folder.glob(".*.tmp"):
         try:
             host, pid = temp.name.split(".")[-5:-3]
+            written_at = temp.stat().st_mtime
+            stale = time.time() - written_at > STALE_AFTER_S
             if host == _host():
-                stale = not _alive(int(pid))
-            else:
-                stale = time.time() - temp.stat().st_mtime > STALE_AFTER_S
+                # In a container every process may have the number of the one before it.
+                stale |= not _alive(int(pid))
+                stale |= int(pid) == os.getpid() and written_at < _started_at
             if stale:
                 temp.unlink()
                 num_swept += 1

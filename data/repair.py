@@ -10,10 +10,12 @@ import numpy as np
 
 from tad_distill.console import UserError, check_stop, log, progress
 from tad_distill.data import catalog, durable, shards
-from tad_distill.data.writer import Writer, pack
+from tad_distill.data.packing import pack
+from tad_distill.data.stream import Stream
+from tad_distill.data.writer import Writer
 
 if TYPE_CHECKING:
-    from tad_distill.data.store import Store, Stream
+    from tad_distill.data.store import Store
 
 QUARANTINE = "quarantine"
 
@@ -138,7 +140,7 @@ class _Check:
     intact: shards.Shard | None = None
 
 
-def _check(stream: "Stream", path: Path, quick: bool) -> _Check:
+def _check(stream: Stream, path: Path, quick: bool) -> _Check:
     try:
         shard = catalog.load_checked(path, stream.spec.hash)
         bad = [] if quick else shards.damaged_rows(shard, stream.spec)
@@ -157,7 +159,7 @@ def _check(stream: "Stream", path: Path, quick: bool) -> _Check:
     return _Check(findings, shard, intact)
 
 
-def _check_index(stream: "Stream") -> list[Finding]:
+def _check_index(stream: Stream) -> list[Finding]:
     try:
         index = catalog.read_index(stream.folder, stream.spec.hash)
     except shards.Damaged as error:
@@ -173,7 +175,7 @@ def _check_index(stream: "Stream") -> list[Finding]:
     return findings
 
 
-def _compare(stream: "Stream", loaded: list[shards.Shard]) -> list[Finding]:
+def _compare(stream: Stream, loaded: list[shards.Shard]) -> list[Finding]:
     """Videos that two files hold with the same source and other numbers."""
     if not loaded:
         return []
@@ -200,7 +202,7 @@ def _compare(stream: "Stream", loaded: list[shards.Shard]) -> list[Finding]:
     return findings
 
 
-def _known_videos(stream: "Stream") -> set[str]:
+def _known_videos(stream: Stream) -> set[str]:
     try:
         index = catalog.read_index(stream.folder, stream.spec.hash)
     except shards.Damaged:
@@ -208,7 +210,7 @@ def _known_videos(stream: "Stream") -> set[str]:
     return set(index.names()) if index else set()
 
 
-def _set_aside(stream: "Stream", path: Path) -> Path:
+def _set_aside(stream: Stream, path: Path) -> Path:
     folder = stream.folder / QUARANTINE
     folder.mkdir(exist_ok=True)
     number, target = 0, folder / path.name
@@ -222,7 +224,7 @@ def _set_aside(stream: "Stream", path: Path) -> Path:
     return target
 
 
-def _files(stream: "Stream") -> Iterator[Path]:
+def _files(stream: Stream) -> Iterator[Path]:
     yield from catalog.list_shards(stream.folder)
     yield from catalog.list_parts(stream.folder)
 

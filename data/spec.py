@@ -8,10 +8,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tad_distill.console import UserError, jsonable
 
 # HDF5 keeps an attribute in the checksummed object header only below 64 KiB.
 MAX_SPEC_BYTES = 60_000
+
+# File systems allow 255 bytes in a name; a video's name may use them all.
+MAX_NAME_BYTES = 255
+FLOAT16_MAX = 65504.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +128,61 @@ class StreamSpec:
             for key in sorted(ours.keys() | theirs.keys())
             if ours.get(key) != theirs.get(key) and not key.startswith("software.")
         ]
+
+
+def check_name(video: str) -> None:
+    """Refuse what cannot be the name of a video.
+
+    Raises:
+        UserError: Empty, over 255 bytes as UTF-8, not UTF-8, or with a slash or NUL inside.
+    """
+    try:
+        num_bytes = len(video.encode())
+    except UnicodeEncodeError as error:
+        raise UserError(f"video {video!r}: its name is not valid UTF-8; rename it") from error
+    if not 0 < num_bytes <= MAX_NAME_BYTES:
+        raise UserError(
+            f"video {video!r}: its name has {num_bytes} bytes as UTF-8, "
+            f"1 to {MAX_NAME_BYTES} are possible; rename it"
+        )
+    if "/" in video or "\0" in video:
+        raise UserError(f"video {video!r}: a name may not contain / or NUL")
+
+
+def to_rows(video: str, feats: NDArray[Any], spec: StreamSpec) -> tuple[NDArray[Any], float]:
+    """Check features and cast them to what is stored.
+
+    Args:
+        video: For the error line.
+        feats: ``(T, *shape)``.
+        spec: Of the stream.
+
+    Returns:
+        ``(T, D)`` rows in the stored dtype, and the largest magnitude.
+    """
+    feats = np.asarray(feats)
+    expected = "(" + ", ".join(["T", *map(str, spec.shape)]) + ")"
+    if feats.shape[1:] != spec.shape or feats.ndim == 0:
+        raise UserError(f"video {video}: features are {feats.shape}, {spec.stream} has {expected}")
+    if not len(feats):
+        raise UserError(f"video {video}: no features (0 steps); is it shorter than a clip?")
+    if not np.issubdtype(feats.dtype, np.number) or np.iscomplexobj(feats):
+        raise UserError(f"video {video}: features are {feats.dtype}, expected numbers")
+    max_abs = max(float(feats.max()), -float(feats.min()))
+    if not np.isfinite(max_abs):
+        finite = np.isfinite(feats).reshape(len(feats), -1)
+        raise UserError(
+            f"video {video}: {finite.size - int(finite.sum())} of {finite.size} features are not "
+            f"finite, first in step {int(np.argmin(finite.all(1)))}"
+        )
+    limit = FLOAT16_MAX if spec.dtype == "float16" else float(np.finfo(np.float32).max)
+    if max_abs > limit:
+        raise UserError(
+            f"video {video}: a feature has magnitude {max_abs:g}, {spec.dtype} holds up to "
+            f"{limit:g}; store {spec.stream} as another dtype or scale it"
+        )
+    rows = feats.reshape(len(feats), -1).astype(np.dtype(spec.dtype).newbyteorder("<"))
+    return rows, max_abs
 
 
 def _canonical(table: Mapping[str, Any]) -> str:

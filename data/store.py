@@ -28,21 +28,14 @@ stands as UTF-8; the name of a part is its readable letters and a hash.
 """
 
 import json
-import os
-from collections import OrderedDict
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from tad_distill.console import UserError
-from tad_distill.data import catalog, durable, shards
+from tad_distill.data import durable
 from tad_distill.data.repair import repair, verify
 from tad_distill.data.spec import StreamSpec
-from tad_distill.data.timeline import Timeline
-from tad_distill.data.writer import FAILED, Failure, Writer
+from tad_distill.data.stream import Entry, Stream, rebuild_index
+from tad_distill.data.writer import Failure, Writer
 
 __all__ = [
     "Entry",
@@ -58,26 +51,6 @@ __all__ = [
 
 MARKER, SPEC = "store.json", "spec.json"
 SCHEMA = 1
-MAX_OPEN_SHARDS = 64
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What a stream knows about one video.
-
-    Attributes:
-        video: Its name.
-        num_steps: Features along time.
-        fps: Frames per second of the video itself.
-        duration_s: Of the video; ``None`` where unknown.
-        source_hash: Which source file the features were made from.
-    """
-
-    video: str
-    num_steps: int
-    fps: float
-    duration_s: float | None
-    source_hash: str
 
 
 class Store:
@@ -160,184 +133,6 @@ class Store:
                 f"{'; '.join(spec.differences(there))}; use another store, or delete the folder"
             )
         return Stream(folder, there)
-
-
-class Stream:
-    """The features of many videos, made in one way; safe to send to other processes.
-
-    What is committed is looked up when first asked for; :meth:`refresh` looks again. Handles are
-    opened where they are used and belong to one process.
-    """
-
-    def __init__(self, folder: Path, spec: StreamSpec) -> None:
-        """Use ``Store.stream`` or ``Store.create_stream``."""
-        self.folder, self.spec = folder, spec
-        self._forget()
-
-    def _forget(self) -> None:
-        self._pid = os.getpid()
-        self._handles: OrderedDict[int, shards.Handle] = OrderedDict()
-        self._catalog: catalog.Catalog | None = None
-        self._checked: NDArray[np.bool_] = np.zeros(0, bool)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Folder and spec alone: another process looks for itself."""
-        return {"folder": self.folder, "spec": self.spec}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Start with nothing open."""
-        self.folder, self.spec = state["folder"], state["spec"]
-        self._forget()
-
-    def __repr__(self) -> str:
-        """The name and the place."""
-        return f"Stream({self.name!r} in {str(self.folder.parent)!r})"
-
-    @property
-    def name(self) -> str:
-        """As in ``tsm18:rgb``."""
-        return self.spec.stream
-
-    @property
-    def videos(self) -> list[str]:
-        """The committed videos, sorted; a new list at every call."""
-        return self.catalog.names()
-
-    @property
-    def catalog(self) -> catalog.Catalog:
-        """Which videos there are and where; see :func:`tad_distill.data.catalog.read`."""
-        if self._catalog is None:
-            self._catalog = catalog.read(self.folder, self.spec.hash)
-            self._checked = np.zeros(len(self._catalog), bool)
-        return self._catalog
-
-    def __len__(self) -> int:
-        """The number of committed videos."""
-        return len(self.catalog)
-
-    def __contains__(self, video: str) -> bool:
-        """Whether a video is committed."""
-        return self.catalog.find(video) >= 0
-
-    def refresh(self) -> None:
-        """Look again for what is committed."""
-        self._forget()
-
-    def entry(self, video: str) -> Entry:
-        """What is known about a video.
-
-        Raises:
-            UserError: It is not in the stream.
-        """
-        row, columns = self._row(video), self.catalog.columns
-        duration = float(columns["duration"][row])
-        return Entry(
-            video=video,
-            num_steps=int(columns["len"][row]),
-            fps=float(columns["fps"][row]),
-            duration_s=None if np.isnan(duration) else duration,
-            source_hash=columns["source_hash"][row].decode(),
-        )
-
-    def timeline(self, video: str) -> Timeline:
-        """Where the features of a video lie in time."""
-        fps = self.spec.fps or float(self.catalog.columns["fps"][self._row(video)])
-        return Timeline(
-            fps=fps,
-            stride_frames=self.spec.stride_frames,
-            offset_frames=self.spec.offset_frames,
-        )
-
-    def read(self, video: str, start: int = 0, stop: int | None = None) -> NDArray[np.floating]:
-        """Read features of a video.
-
-        A whole video is held against its checksum the first time that this process reads it;
-        a window is not (``data verify`` checks everything).
-
-        Args:
-            video: Its name.
-            start: The first step.
-            stop: One past the last step; ``None``: all.
-
-        Returns:
-            ``(T, *shape)`` in the stored dtype, freshly allocated.
-
-        Raises:
-            UserError: The video is not in the stream, or its file is gone.
-            Damaged: The features are not what was stored.
-        """
-        row = self._row(video)
-        columns = self.catalog.columns
-        num_steps = int(columns["len"][row])
-        stop = num_steps if stop is None else stop
-        if not 0 <= start <= stop <= num_steps:
-            raise ValueError(f"video {video}: steps {start}:{stop} of {num_steps}")
-        try:
-            handle = self._handle(int(columns["file"][row]))
-        except FileNotFoundError:  # a part that has been packed since we looked
-            self.refresh()
-            return self._read_again(video, start, stop)
-        rows = handle.rows(int(columns["off"][row]) + start, stop - start)
-        if stop - start == num_steps and not self._checked[row]:
-            if shards.crc_of_blocks([shards.bytes_of(rows)]) != columns["crc"][row]:
-                raise shards.Damaged(handle.path, f"video {video} does not match its checksum")
-            self._checked[row] = True
-        return rows.reshape(stop - start, *self.spec.shape)
-
-    def failed(self) -> list[Failure]:
-        """The videos that could not be extracted and are not committed, sorted by name."""
-        failures = []
-        for unit in catalog.list_units(self.folder, FAILED):
-            for path in unit.glob("*.json"):
-                try:
-                    failure = Failure(**json.loads(path.read_text()))
-                except FileNotFoundError:
-                    continue
-                if failure.video not in self:
-                    failures.append(failure)
-        return sorted(failures, key=lambda failure: (failure.video, failure.unit))
-
-    def writer(self, unit: str) -> Writer:
-        """Start or resume writing a unit of work: any name, the same when it is resumed."""
-        return Writer(self.folder, self.spec, unit)
-
-    def _row(self, video: str) -> int:
-        row = self.catalog.find(video)
-        if row < 0:
-            raise UserError(
-                f"{self.folder.parent}: stream {self.name} has no video {video!r} "
-                f"(it has {len(self):,}); list them with tad-distill data info --videos"
-            )
-        return row
-
-    def _read_again(self, video: str, start: int, stop: int) -> NDArray[np.floating]:
-        row = self._row(video)
-        name = self.catalog.files[int(self.catalog.columns["file"][row])]
-        if not (self.folder / name).exists():
-            raise catalog.MissingShard(f"{self.folder / name}: gone while the store was read")
-        return self.read(video, start, stop)
-
-    def _handle(self, number: int) -> shards.Handle:
-        """The opened file, from those that this process has open."""
-        if self._pid != os.getpid():
-            self._handles, self._pid = OrderedDict(), os.getpid()
-        handle = self._handles.pop(number, None)
-        if handle is None:
-            path = self.folder / self.catalog.files[number]
-            handle = shards.Handle(path, self.spec.dtype, self.spec.width)
-            if len(self._handles) >= MAX_OPEN_SHARDS:
-                self._handles.popitem(last=False)
-        self._handles[number] = handle
-        return handle
-
-
-def rebuild_index(stream: Stream) -> int:
-    """Write the stream's ``index.h5`` from the shards there are.
-
-    Returns:
-        The number of videos in sealed shards.
-    """
-    return len(catalog.rebuild(stream.folder, stream.spec.hash, trust_index=False))
 
 
 def _read_spec(folder: Path) -> StreamSpec:
