@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tad_distill.console import UserError
 from tad_distill.data import catalog, shards
+from tad_distill.data.catalog import Catalog, MissingShard
 from tad_distill.data.spec import StreamSpec
 from tad_distill.data.timeline import Timeline
 from tad_distill.data.writer import FAILED, Failure, Writer
@@ -79,7 +80,7 @@ class Stream:
         return self.catalog.names()
 
     @property
-    def catalog(self) -> catalog.Catalog:
+    def catalog(self) -> Catalog:
         """Which videos there are and where; see :func:`tad_distill.data.catalog.read`."""
         return self._look().catalog
 
@@ -152,9 +153,7 @@ class Stream:
             handle = self._handle(name)
         except FileNotFoundError as error:
             if not name.startswith(catalog.PARTS):
-                raise catalog.MissingShard(
-                    f"{self.folder / name}: gone since it was seen"
-                ) from error
+                raise MissingShard(f"{self.folder / name}: gone since it was seen") from error
             self.refresh()  # it has been packed since
             return self.read(video, start, stop)
         rows = handle.rows(int(columns["off"][row]) + start, stop - start)
@@ -188,7 +187,7 @@ class Stream:
             view = self._view = _View(found, np.zeros(len(found), bool))
         return view
 
-    def _row(self, video: str, found: catalog.Catalog) -> int:
+    def _row(self, video: str, found: Catalog) -> int:
         row = found.find(video)
         if row < 0:
             raise UserError(
@@ -214,7 +213,7 @@ class Stream:
 class _View:
     """What a stream holds at one moment, and which videos this process has found whole."""
 
-    catalog: catalog.Catalog
+    catalog: Catalog
     checked: NDArray[np.bool_]
 
 
