@@ -1,5 +1,7 @@
 """Which videos training sees, with which labels, and which window of each in which epoch."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from torch import Tensor
 from tad_distill import console
 from tad_distill.console import UserError
 from tad_distill.data.annotations import AnnotationSet, Video
-from tad_distill.data.batch import Sample
+from tad_distill.data.batch import Batch, Sample, collate
 from tad_distill.data.grid import Grid
 from tad_distill.data.timeline import Timeline
 
@@ -33,8 +35,10 @@ class DataConfig:
         grid: Stream whose steps are the common grid; by default the first that the model reads.
             A teacher and its student need the same grid.
         target_len: Resample every video to this many steps.
+        standardise: Bring each channel to mean 0 and variance 1 over the training videos.
         max_len: Train on windows of at most this many steps.
-        pad: Pad training batches to ``max_len`` (ActionFormer's rule), or to the longest sample.
+        pad: Pad to the longest sample of a batch, or at least to ``max_len`` (ActionFormer's rule).
+        pad_multiple: Pad to a multiple of this; for heads that cannot pad themselves.
         crop_ratio: Train on a random window of between these shares of a video no longer than
             ``max_len``; not set: on the whole video.
         trunc_thresh: A segment is kept in a window if at least this share of it lies inside.
@@ -54,8 +58,10 @@ class DataConfig:
     validation_subset: str | None = None
     grid: str | None = None
     target_len: int | None = None
+    standardise: bool = True
     max_len: int = 2304
-    pad: Literal["max_len", "longest"] = "max_len"
+    pad: Literal["longest", "max_len"] = "longest"
+    pad_multiple: int = 1
     crop_ratio: tuple[float, float] | None = (0.9, 1.0)
     trunc_thresh: float = 0.5
     crop_tries: int = 200
@@ -68,22 +74,28 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        for subset in (self.subset, self.validation_subset):
+        for key in ("subset", "validation_subset"):
+            subset = getattr(self, key)
             if subset is not None and subset.lower() == self.test_subset.lower():
                 raise ValueError(
-                    f"{subset!r} is test_subset, whose numbers are reported: it cannot be trained "
+                    f"{key}: {subset!r} is test_subset, whose numbers are reported: it cannot be trained "
                     "or selected on; name another subset"
                 )
         if not 0 < self.label_fraction <= 1:
             raise ValueError(f"label_fraction must be in (0, 1], got {self.label_fraction}")
         if self.crop_ratio and not 0 < self.crop_ratio[0] <= self.crop_ratio[1] <= 1:
             raise ValueError(f"crop_ratio must be a range within (0, 1], got {self.crop_ratio}")
-        if self.max_len < 1 or self.crop_tries < 1:
-            raise ValueError("max_len and crop_tries must be at least 1")
+        if min(self.max_len, self.crop_tries, self.pad_multiple) < 1:
+            raise ValueError("max_len, crop_tries and pad_multiple must be at least 1")
         if self.target_len is not None and not 1 <= self.target_len <= self.max_len:
             raise ValueError(
                 f"target_len must be in 1..max_len, got {self.target_len} and {self.max_len}"
             )
+
+    def batch(self, samples: Sequence[Sample]) -> Batch:
+        """Samples padded by the rule of ``pad`` and ``pad_multiple``."""
+        least = self.max_len if self.pad == "max_len" else 1
+        return collate(samples, min_len=least, multiple=self.pad_multiple)
 
 
 class Dataset:
@@ -114,8 +126,8 @@ class Dataset:
         self.seed = seed
         self._numbers = {label: number for number, label in enumerate(labels)}
         self._source = annotations.source
-        videos = [annotations.videos[name] for name in sorted(annotations.videos)]
-        present = self._present(videos)
+        names = sorted(annotations.videos)
+        present = [annotations.videos[name] for name in self.present(names, grid)]
         known = [v for v in present if v.annotations or config.empty == "background"]
         chosen = _choose(len(known), config.label_fraction, config.label_seed)
         with_labels = {known[i].name for i in chosen}
@@ -124,17 +136,28 @@ class Dataset:
         self.labelled = [video.name in with_labels for video in used]
         self._segments = [self._annotated(v, v.name in with_labels) for v in used]
         self.counts = {
-            "videos": len(videos),
+            "videos": len(names),
             "labelled": sum(self.labelled),
             "unlabelled": len(used) - sum(self.labelled),
             "unused": len(present) - len(used),
-            "missing": len(videos) - len(present),
+            "missing": len(names) - len(present),
             "segments": sum(len(labels) for _, labels in self._segments),
         }
 
     def __len__(self) -> int:
         """How many videos there are."""
         return len(self.videos)
+
+    def fingerprint(self) -> str:
+        """A short name for the videos, how long they are, their segments and all labels."""
+        facts = [
+            [video, labelled, self.grid.num_steps(video), segments.tolist(), labels.tolist()]
+            for video, labelled, (segments, labels) in zip(
+                self.videos, self.labelled, self._segments, strict=True
+            )
+        ]
+        text = json.dumps([list(self._numbers), facts])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def whole(self, index: int) -> Sample:
         """A video in one piece."""
@@ -202,21 +225,28 @@ class Dataset:
         random = np.random.default_rng([self.seed, epoch])
         flags = np.array(self.labelled, dtype=bool)
         labelled, unlabelled = np.flatnonzero(flags), np.flatnonzero(~flags)
+        if not len(labelled):
+            return []
         size = min(size, len(labelled))
-        num_batches = len(labelled) // size if size else 0
+        num_batches = len(labelled) // size
         order = random.permutation(labelled)[: num_batches * size].reshape(num_batches, -1)
         if not len(unlabelled) or not size_unlabelled:
             return [[int(i) for i in row] for row in order]
         rounds = -(-num_batches * size_unlabelled // len(unlabelled))
-        extra = np.concatenate([random.permutation(unlabelled) for _ in range(max(rounds, 1))])
+        extra = np.concatenate([random.permutation(unlabelled) for _ in range(rounds)])
         extra = extra[: num_batches * size_unlabelled].reshape(num_batches, -1)
         return [[int(i) for i in row] for row in np.concatenate([order, extra], axis=1)]
 
-    def _present(self, videos: list[Video]) -> list[Video]:
-        lacking = {video.name: self.grid.lacking(video.name) for video in videos}
-        gone = [name for name, streams in lacking.items() if streams]
+    def present(self, videos: Sequence[str], grid: Grid) -> list[str]:
+        """The videos that have features; what is done about the others is ``data.missing``.
+
+        Raises:
+            UserError: Some have none, and that is to be an error.
+        """
+        lacking = {video: grid.lacking(video) for video in videos}
+        gone = [video for video, streams in lacking.items() if streams]
         if not gone:
-            return videos
+            return list(videos)
         some = ", ".join(f"{name} ({' and '.join(lacking[name])})" for name in gone[:NAMED])
         more = f" and {len(gone) - NAMED} more" if len(gone) > NAMED else ""
         if self.config.missing == "error":
@@ -225,7 +255,7 @@ class Dataset:
                 f"{some}{more}; extract them, or train without with --set data.missing=drop"
             )
         console.log("videos_without_features", dropped=len(gone), of=len(videos), videos=some)
-        return [video for video in videos if not lacking[video.name]]
+        return [video for video in videos if not lacking[video]]
 
     def _annotated(self, video: Video, labelled: bool) -> tuple[NDArray[np.float64], Tensor]:
         annotations = video.annotations if labelled else ()

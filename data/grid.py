@@ -47,15 +47,13 @@ class Grid:
         self.base = base
         self.target_len = target_len
         self.dims = {name: stream.spec.shape[0] for name, stream in streams.items()}
-        self._videos = {
-            name: frozenset(stream.videos) for name, stream in {**streams, base.name: base}.items()
-        }
         self._room = cache_bytes
         self._cache: dict[str, dict[str, Features]] = {}
 
     def lacking(self, video: str) -> list[str]:
         """The streams, the base included, that have no features of a video."""
-        return [name for name, videos in self._videos.items() if video not in videos]
+        streams = {**self.streams, self.base.name: self.base}
+        return [name for name, stream in streams.items() if video not in stream]
 
     def num_steps(self, video: str) -> int:
         """Steps of a video's grid."""
@@ -113,7 +111,7 @@ class Grid:
 
 
 def interpolate(
-    read: Callable[[int, int], Features], num_steps: int, positions: NDArray[np.float64]
+    read: Callable[[int, int], Features], num_steps: int, positions: NDArray[np.floating]
 ) -> Features:
     """Linear interpolation of features, reading no more than it needs.
 

@@ -82,7 +82,7 @@ class History:
 
 def random_state() -> dict[str, Any]:
     """The state of every random generator, as tensors and plain values."""
-    numpy = cast(dict[str, Any], np.random.get_state(legacy=False))
+    numpy = np.random.get_state(legacy=False)
     return {
         "python": random.getstate(),
         "numpy": {**numpy["state"], "key": numpy["state"]["key"].tolist()},
