@@ -211,9 +211,11 @@ def _claim(world: World) -> None:
 
 
 def _flat(table: dict[str, Any], at: str = "") -> dict[str, Any]:
+    """One level, the keys as ``--set`` takes them."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
-        flat.update(_flat(value, f"{at}{key}.") if isinstance(value, dict) else {at + key: value})
+        inner = "" if key == "settings" else f"{at}{key}."
+        flat.update(_flat(value, inner) if isinstance(value, dict) else {at + key: value})
     return flat
 
 
