@@ -147,8 +147,8 @@ def _axes(
 ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     if isinstance(module, nn.LayerNorm) or leaf == "scale":  # (C,) and (1, C, 1)
         return lambda p: p[None, :, None], lambda p: p.flatten()
-    if leaf == "weight" and isinstance(module, Conv):  # (out, kernel, in) and (out, in, kernel)
-        return lambda p: p.movedim(1, 2), lambda p: p.movedim(1, 2)
+    if leaf == "weight" and isinstance(module, Conv):  # (kernel, out, in) and (out, in, kernel)
+        return lambda p: p.movedim(0, 2), lambda p: p.movedim(2, 0)
     if leaf == "weight" and isinstance(module, DepthwiseConv):  # (kernel, C) and (C, 1, kernel)
         return lambda p: p.T.unsqueeze(1), lambda p: p.squeeze(1).T
     if leaf == "weight":  # a linear layer: (out, in) and (out, in, 1)

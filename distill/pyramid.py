@@ -101,14 +101,18 @@ class Layout:
     """Levels laid end to end, with a gap of zeros after each, so that convolutions see edges.
 
     Attributes:
-        steps: ``(N,)`` where the levels' N steps stand among all S.
-        level: ``(N,)`` which level they belong to.
+        pieces: Lengths of level, gap, level, gap, ...; their sum is S.
+        level: ``(N,)`` to which level each of the levels' N steps belongs.
         inside: ``(S, 1)`` bool, false in the gaps.
     """
 
-    steps: Tensor
+    pieces: tuple[int, ...]
     level: Tensor
     inside: Tensor
+
+    def closed(self, values: Tensor) -> Tensor:
+        """``(B, S, ...)`` without the gaps, ``(B, N, ...)``."""
+        return torch.cat(values.split(self.pieces, 1)[::2], 1)
 
 
 # Cached tensors are made outside inference mode: training may use them after a validation.
@@ -118,8 +122,8 @@ def layout(lengths: tuple[int, ...], gap: int, device: torch.device) -> Layout:
     """Where levels of these lengths stand."""
     inside = torch.cat([torch.arange(length + gap) < length for length in lengths])
     level = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
-    steps = inside.nonzero().squeeze(1)
-    return Layout(steps.to(device), level.to(device), inside.unsqueeze(1).to(device))
+    pieces = tuple(piece for length in lengths for piece in (length, gap))
+    return Layout(pieces, level.to(device), inside.unsqueeze(1).to(device))
 
 
 @lru_cache(maxsize=64)

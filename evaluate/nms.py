@@ -72,18 +72,18 @@ def suppress(
     """
     spans = np.asarray(segments, dtype=np.float32).reshape(-1, 2)
     scores = np.asarray(scores, dtype=np.float32)
-    labels = np.asarray(labels, dtype=np.int64)
+    label_ids: Ints = np.asarray(labels, dtype=np.int64)
     rounds: list[_Round] = [
         _SoftRound(spans, scores, members, config.sigma, config.min_score)
         if config.method == "soft"
         else _HardRound(spans, scores, members, config.iou_threshold, config.min_score)
-        for members in _groups(labels, config.multiclass)
+        for members in _groups(label_ids, config.multiclass)
     ]
     index, kept_scores = _pick_best(rounds, config.num_detections)
     kept = spans[index]
     if not config.multiclass and config.voting_threshold > 0:
         kept = _vote(kept, spans, scores, config.voting_threshold)
-    return kept, kept_scores, labels[index]
+    return kept, kept_scores, label_ids[index]
 
 
 class _Round(Protocol):
@@ -103,7 +103,8 @@ def _pick_best(rounds: list[_Round], most: int) -> tuple[Ints, Floats]:
     best = ((each.best(), number) for number, each in enumerate(rounds))
     waiting = [(-score, number) for score, number in best if score is not None]
     heapq.heapify(waiting)
-    index, scores = [], []
+    index: list[int] = []
+    scores: list[float] = []
     while waiting and len(index) < most:
         negative, number = waiting[0]
         index.append(rounds[number].take())

@@ -184,9 +184,9 @@ class ActionFormer(Head):
         offsets = self.regressor(feats, real, where.inside)
         scale = torch.stack(list(self.scales))[where.level].unsqueeze(-1)
         return Predictions(
-            logits=logits[:, where.steps],
-            regression=F.relu(offsets[:, where.steps] * scale),
-            mask=real[:, where.steps],
+            logits=where.closed(logits),
+            regression=F.relu(where.closed(offsets) * scale),
+            mask=where.closed(real),
             points=points(lengths, self.config.level_ranges, feats.device),
         )
 
