@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from tad_distill.distill.layers import Conv
 
@@ -76,6 +77,7 @@ class Projection(nn.Module):
     def __init__(self, dim_in: int, dim: int, num_layers: int, kernel_size: int) -> None:
         """Start with torch's default weights; ``kernel_size`` is odd."""
         super().__init__()
+        self.kernel_size = kernel_size
         widths = [dim_in, *[dim] * num_layers]
         # A bias before a norm would be taken out again.
         self.convs = nn.ModuleList(
@@ -86,7 +88,12 @@ class Projection(nn.Module):
 
     def forward(self, feats: Tensor, mask: Tensor) -> Tensor:
         """``(B, T, dim_in)`` to ``(B, T, dim)``, both zero where not real."""
+        num_steps = mask.shape[1]
+        # A convolution needs as many steps as its kernel reaches.
+        lacking = max(0, self.kernel_size - num_steps)
+        feats, mask = pad(feats, (0, 0, 0, lacking)), pad(mask, (0, lacking))
         padding = ~mask.unsqueeze(-1)
         for conv, norm in zip(self.convs, self.norms, strict=False):
             feats = norm(conv(feats)).relu().masked_fill(padding, 0.0)
-        return self.convs[-1](feats).masked_fill(padding, 0.0)
+        projected: Tensor = self.convs[-1](feats).masked_fill(padding, 0.0)
+        return projected[:, :num_steps]

@@ -214,6 +214,7 @@ class Decomposed(Detector):
         self.fusion = fusion.build(config.dim)
         self.joint_head = head.build(self.fusion.dim_out, num_labels)
         self.branch_head: Head = head.build(config.dim, num_labels)
+        # Of this head only `encode` is called; a head cannot be had without its classifier.
         self.motion_encoder: Head | None = None
         if config.share == "classifier_regressor":
             self.motion_encoder = head.build(config.dim, num_labels)

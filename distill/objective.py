@@ -99,14 +99,27 @@ class Objective(nn.Module):
             Scalars named ``branch/term``, always the same ones: "joint/cls", "appearance/reg",
             "motion/response".
         """
+        return self._detection(outputs, batch) | self._distillation(outputs, batch)
+
+    def _detection(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         (model,) = self._model
-        terms = _detection("joint", self.config.joint, model.joint_head, outputs.joint, batch)
+        made: list[tuple[str, float, Head, Predictions]] = [
+            ("joint", self.config.joint, model.joint_head, outputs.joint)
+        ]
         if model.branch_head is not None:
             assert outputs.appearance is not None
-            terms |= _detection(
-                "appearance", self.config.appearance, model.branch_head, outputs.appearance, batch
-            )
-        return terms | self._distillation(outputs, batch)
+            weight = self.config.appearance
+            made.append(("appearance", weight, model.branch_head, outputs.appearance))
+        rows = [row for row, labelled in enumerate(batch.labelled.tolist()) if labelled]
+        targets = [Targets(batch.segments[row], batch.labels[row]) for row in rows]
+        terms: dict[str, Tensor] = {}
+        for branch, weight, head, predictions in made:
+            if rows:
+                by_head = head.loss(_take(predictions, rows), targets)
+            else:
+                weight, by_head = 0.0, _nothing_to_learn(head, predictions)
+            terms |= {f"{branch}/{name}": weight * term for name, term in by_head.items()}
+        return terms
 
     def _distillation(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         if not self._teacher:
@@ -152,21 +165,6 @@ class Objective(nn.Module):
         return self
 
 
-def _detection(
-    branch: str, weight: float, head: Head, predictions: Predictions, batch: Batch
-) -> dict[str, Tensor]:
-    """The head's loss on the labelled videos; if there is none, its terms as zeros."""
-    rows = [row for row, labelled in enumerate(batch.labelled.tolist()) if labelled]
-    targets = [Targets(batch.segments[row], batch.labels[row]) for row in rows]
-    if not rows:
-        nothing = replace(predictions, mask=torch.zeros_like(predictions.mask))
-        empty = [Targets(s[:0], y[:0]) for s, y in zip(batch.segments, batch.labels, strict=True)]
-        terms, weight = head.loss(nothing, empty), 0.0
-    else:
-        terms = head.loss(_take(predictions, rows), targets)
-    return {f"{branch}/{name}": weight * term for name, term in terms.items()}
-
-
 def _take(predictions: Predictions, rows: list[int]) -> Predictions:
     """The predictions of some of the videos."""
     if len(rows) == len(predictions.mask):
@@ -177,3 +175,11 @@ def _take(predictions: Predictions, rows: list[int]) -> Predictions:
         regression=predictions.regression[rows],
         mask=predictions.mask[rows],
     )
+
+
+def _nothing_to_learn(head: Head, predictions: Predictions) -> dict[str, Tensor]:
+    """The terms of the head's loss for a batch in which nothing is known, finite and connected."""
+    segments = predictions.regression.new_zeros(0, 2)
+    labels = torch.zeros(0, dtype=torch.int64, device=segments.device)
+    unreal = replace(predictions, mask=torch.zeros_like(predictions.mask))
+    return head.loss(unreal, [Targets(segments, labels) for _ in predictions.mask])

@@ -111,7 +111,7 @@ def _check_correspondence(student: Predictions, teacher: Predictions) -> None:
             "a response can be learned only from a teacher with the same head settings and labels"
         )
     # The ranges in between say who learned what, not where a prediction stands.
-    if not torch.equal(student.points[:, [0, 3]], teacher.points[:, [0, 3]]):
+    if not torch.equal(student.points[:, ::3], teacher.points[:, ::3]):
         raise UsageError(
             "transfers: the predictions of teacher and student stand at different times; "
             "give both the same head settings (levels and strides)"

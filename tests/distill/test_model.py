@@ -10,7 +10,7 @@ from tad_distill import config
 from tad_distill.config import ConfigError
 from tad_distill.distill.branch import Projection
 from tad_distill.distill.fusions import concat, local
-from tad_distill.distill.heads import HeadConfig, Predictions
+from tad_distill.distill.heads import HeadConfig, Predictions, actionformer
 from tad_distill.distill.model import Decomposed, Detector, ModelConfig, Single, build
 
 DIMS = {"net:rgb": 5, "net:tg": 3, "net:rgb+motion": 4}
@@ -28,9 +28,9 @@ Make = Callable[..., Detector]
 
 @pytest.fixture
 def make(tiny_head: HeadConfig) -> Make:
-    def made(model: ModelConfig, seed: int = 0) -> Detector:
+    def made(model: ModelConfig, seed: int = 0, head: HeadConfig = tiny_head) -> Detector:
         torch.manual_seed(seed)
-        return build(model, tiny_head, local.Config(), DIMS, NUM_LABELS)
+        return build(model, head, local.Config(), DIMS, NUM_LABELS)
 
     return made
 
@@ -54,9 +54,11 @@ def assert_equal(one: Predictions, other: Predictions) -> None:
 
 @BOTH
 def test_detection_equals_the_joint_predictions_of_training(make: Make, model: ModelConfig) -> None:
-    detector = make(model).eval()
-    feats, mask = features()
-    assert_equal(detector.detect(feats, mask), detector(feats, mask).joint)
+    actionformer_head = actionformer.Config(embd_dim=8, num_heads=2, arch=(1, 1, 2), window=(5,))
+    for head in ({}, {"head": actionformer_head}):
+        detector = make(model, **head).eval()
+        feats, mask = features()
+        assert_equal(detector.detect(feats, mask), detector(feats, mask).joint)
 
 
 def test_detection_runs_only_the_branches_the_fusion_and_the_joint_head(make: Make) -> None:
@@ -237,20 +239,29 @@ def test_noise_and_dropout_act_in_training_alone_and_spare_padding(make: Make) -
     assert torch.equal(dropping.eval()(feats, mask), feats["net:rgb"])
 
 
-def test_the_projection_is_a_stack_of_convolutions_with_norm_and_relu_between() -> None:
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+@torch.no_grad()
+def test_the_projection_is_a_stack_of_convolutions_with_norm_and_relu_between(
+    kernel_size: int,
+) -> None:
     torch.manual_seed(0)
-    phi = Projection(dim_in=5, dim=4, num_layers=2, kernel_size=3)
-    x = torch.randn(1, 6, 5)
-    weights = {name: w.detach() for name, w in phi.named_parameters()}
+    phi = Projection(dim_in=5, dim=4, num_layers=2, kernel_size=kernel_size)
+    reach = kernel_size // 2
 
     def conv(feats: Tensor, layer: int) -> Tensor:
-        kernel = weights[f"convs.{layer}.weight"].movedim(1, 2)
-        bias = weights.get(f"convs.{layer}.bias")
-        return torch.nn.functional.conv1d(feats.mT, kernel, bias, padding=1).mT
+        """The layer as torch's convolution with the kernel that its answers to impulses show."""
+        module, dim = phi.convs[layer], feats.shape[-1]
+        impulses = torch.zeros(dim, 2 * reach + 1, dim)
+        impulses[:, reach] = torch.eye(dim)
+        bias = module(torch.zeros(1, kernel_size, dim))[0, 0]
+        kernel = (module(impulses) - bias).flip(1).permute(2, 0, 1)
+        return torch.nn.functional.conv1d(feats.mT, kernel, bias, padding=reach).mT
 
-    hidden = torch.nn.functional.layer_norm(conv(x, 0), (4,)).relu()
-    expected = conv(hidden, 1)
-    torch.testing.assert_close(phi(x, torch.ones(1, 6, dtype=torch.bool)), expected)
+    for num_steps in (1, 2, 6):
+        x = torch.randn(1, num_steps, 5)
+        hidden = torch.nn.functional.layer_norm(conv(x, 0), (4,)).relu()
+        made = phi(x, torch.ones(1, num_steps, dtype=torch.bool))
+        torch.testing.assert_close(made, conv(hidden, 1))
 
 
 @pytest.mark.parametrize(
