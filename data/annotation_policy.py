@@ -15,6 +15,9 @@ from tad_distill.data.timeline import Timeline
 # shorter ones have no length: the rule of ActionFormer (libs/utils/metrics.py at 61ea7eb).
 SAME_S = 1e-3
 
+# What a policy is about, as it is called in counts.
+FINDINGS = ("duplicates", "ambiguous", "zero_length", "reversed", "out_of_range", "outside")
+
 # How many faulty annotations are named one by one before they are only counted.
 NUM_NAMED = 3
 
