@@ -79,8 +79,8 @@ class Decoded:
         num_decoded: Frames that decoded.
         num_lost: Places where the decoder failed and frames came again after.
         num_times_repaired: Frames whose time was missing or not after the frame before it.
-        num_frames: Frames given out, at ``fps``.
-        fps: Rate of the frames given out.
+        num_frames: Frames given out.
+        video_fps: Rate of the video itself: as claimed where its frames' times agree.
         duration_s: From the first frame to the end of the last one.
         warnings: One line for everything that makes the frames less than what they should be.
     """
@@ -90,7 +90,7 @@ class Decoded:
     num_lost: int = 0
     num_times_repaired: int = 0
     num_frames: int = 0
-    fps: float = 0.0
+    video_fps: float = 0.0
     duration_s: float = 0.0
     warnings: list[str] = field(default_factory=list)
 
@@ -108,6 +108,17 @@ def probe(path: Path) -> VideoFacts:
         capture.release()
     if image is None:
         raise VideoError(_nothing_decodes(path, facts))
+    return facts
+
+
+def claims(path: Path) -> VideoFacts:
+    """What a video file claims, without decoding anything.
+
+    Raises:
+        VideoError: Not a video.
+    """
+    facts, capture = _open(path)
+    capture.release()
     return facts
 
 
@@ -200,7 +211,7 @@ class Decoder:
     def _conclude(self, clock: Clock) -> None:
         found = self.decoded
         found.num_times_repaired = clock.num_repaired
-        found.fps = self._fps or clock.mean_fps
+        found.video_fps = clock.mean_fps
         found.duration_s = clock.duration_s
         claimed, decoded = found.num_claimed, found.num_decoded
         warn = found.warnings.append

@@ -1,0 +1,164 @@
+"""Decode the next videos in threads while the network works on this one.
+
+OpenCV releases the interpreter while it decodes. The videos come out in the order they went in,
+and each waits in a short queue, so memory is bounded whatever their length.
+"""
+
+import queue
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from tad_distill.extract.config import ExtractConfig
+from tad_distill.extract.geometry import Fit
+from tad_distill.extract.video import Decoded, Decoder, VideoError, content_hash
+
+# Per video in flight; a chunk is 64 frames.
+QUEUED_CHUNKS = 8
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A video that cannot be read: why, in one line, and where in the code."""
+
+    reason: str
+    traceback: str
+
+
+class Feed:
+    """One video as it comes out of its thread.
+
+    Attributes:
+        name: The video.
+        path: Its file.
+        source_hash: Of the file's bytes; empty where they cannot be read.
+        decoded: What was found; None until all chunks have been taken.
+        decode_s: Seconds spent on hashing and decoding.
+    """
+
+    def __init__(self, name: str, path: Path, stop: threading.Event) -> None:
+        """Start with nothing decoded."""
+        self.name, self.path = name, path
+        self.source_hash = ""
+        self.decoded: Decoded | None = None
+        self.decode_s = 0.0
+        self._stop = stop
+        self._hashed = threading.Event()
+        self._queue: queue.Queue[NDArray[np.uint8] | Broken | BaseException | None] = queue.Queue(
+            QUEUED_CHUNKS
+        )
+
+    def wait_for_hash(self) -> str:
+        """The file's hash, as soon as it is known; empty where the file cannot be read."""
+        self._hashed.wait()
+        return self.source_hash
+
+    def chunks(self) -> Iterator[NDArray[np.uint8]]:
+        """The ``(N, H, W, 3)`` frames.
+
+        Raises:
+            VideoBroken: The video cannot be read, or not to its end.
+        """
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, Broken):
+                raise VideoBroken(item)
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def run(self, config: ExtractConfig, wanted: Callable[[str, str], bool]) -> None:
+        """Decode; the body of the thread.
+
+        Args:
+            config: Rate and size of the frames.
+            wanted: Called with name and hash: whether the video is to be decoded at all.
+        """
+        last: Broken | BaseException | None = None
+        try:
+            start = time.perf_counter()
+            self.source_hash = content_hash(self.path)
+            self.decode_s = time.perf_counter() - start
+            self._hashed.set()
+            if wanted(self.name, self.source_hash):
+                self._decode(config)
+        except (VideoError, OSError, cv2.error, MemoryError) as error:
+            text = str(error).removeprefix(f"{self.path}: ").strip() or type(error).__name__
+            last = Broken(" ".join(text.split()), traceback.format_exc())
+        except BaseException as error:  # ours to answer for: raised again where it is awaited
+            last = error
+        self._hashed.set()
+        self._put(last)
+
+    def _decode(self, config: ExtractConfig) -> None:
+        start = time.perf_counter()
+        decoder = Decoder(self.path, fps=config.fps, fit=Fit(config))
+        for chunk in decoder:
+            self.decode_s += time.perf_counter() - start
+            if not self._put(chunk):
+                return
+            start = time.perf_counter()
+        self.decode_s += time.perf_counter() - start
+        self.decoded = decoder.decoded
+
+    def _put(self, item: NDArray[np.uint8] | Broken | BaseException | None) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+
+class VideoBroken(Exception):
+    """Carries a :class:`Broken` to whoever takes the frames."""
+
+    def __init__(self, broken: Broken) -> None:
+        """Keep it."""
+        super().__init__(broken.reason)
+        self.broken = broken
+
+
+@contextmanager
+def feeds(
+    videos: Iterable[tuple[str, Path]],
+    config: ExtractConfig,
+    wanted: Callable[[str, str], bool],
+    num_threads: int,
+) -> Iterator[Iterator[Feed]]:
+    """The videos in their order, decoded ahead by ``num_threads`` threads.
+
+    Args:
+        videos: Names and files.
+        config: Rate and size of the frames.
+        wanted: Called with name and hash, in any thread: whether to decode a video.
+        num_threads: Videos decoded at the same time.
+    """
+    stop = threading.Event()
+    executor = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
+
+    def ahead() -> Iterator[Feed]:
+        started: deque[Feed] = deque()
+        for name, path in videos:
+            feed = Feed(name, path, stop)
+            executor.submit(feed.run, config, wanted)
+            started.append(feed)
+            if len(started) > num_threads:
+                yield started.popleft()
+        yield from started
+
+    try:
+        yield ahead()
+    finally:
+        stop.set()
+        executor.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,100 @@
+"""Turn videos into streams of a feature store: one decoding pass feeds every stream.
+
+What is finished stays finished: a video is committed when all its steps are there, so a run that
+was killed, or whose disk was full, goes on with the same command. A video that cannot be decoded
+is recorded with the reason and does not stop the others.
+"""
+
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+from tad_distill.console import UsageError, log
+from tad_distill.data.store import Store
+from tad_distill.data.writer import check_name
+from tad_distill.extract import sources
+from tad_distill.extract.config import ExtractConfig
+from tad_distill.extract.device import choose_device
+from tad_distill.extract.encoder import Encoder
+from tad_distill.extract.loop import Failure, Loop, Report, Target
+
+__all__ = ["ExtractConfig", "Failure", "Report", "extract"]
+
+
+def extract(
+    videos: list[Path],
+    streams: list[str],
+    store: Path,
+    config: ExtractConfig,
+    weights: dict[str, Path],
+    *,
+    unit: str = "main",
+    retry_failed: bool = False,
+    report_file: Path | None = None,
+) -> Report:
+    """Extract streams of videos into a store.
+
+    Args:
+        videos: Files; a video's name in the store is the file's name without suffix.
+        streams: ``BACKBONE:MODALITY``, with ``@STAGE`` for the maps of an inner stage.
+        store: Made if it does not exist.
+        config: How to extract.
+        weights: For each stream a checkpoint, or ``random:SEED``.
+        unit: Name of this share of the work, the same when it is resumed.
+        retry_failed: Try again what failed in an earlier run.
+        report_file: Written anew, with one line of JSON per video on how it ended.
+
+    Returns:
+        What was done; look at ``failed``.
+
+    Raises:
+        UserError: Settings, weights or store do not fit together, or the store cannot be written.
+        Interrupted: A signal asked for a stop; the video in flight was dropped.
+    """
+    start = time.monotonic()
+    files = sources.by_name(videos)
+    for name in files:
+        check_name(name)
+    targets = _targets(streams, store, config, weights, unit)
+    with report_file.open("w", buffering=1) if report_file else nullcontext() as lines:
+        loop = Loop(targets, config, retry_failed=retry_failed, lines=lines)
+        loop.run(files)
+    for target in targets:
+        target.writer.seal()
+    report, total_s = loop.report, time.monotonic() - start
+    log(
+        "extracted",
+        store=store,
+        done=len(report.done),
+        skipped=len(report.skipped),
+        failed=len(report.failed),
+        frames=report.num_frames,
+        total_s=round(total_s, 2),
+        frames_per_s=round(report.num_frames / total_s, 1),
+        **{name: round(value, 2) for name, value in report.seconds.items()},
+    )
+    return report
+
+
+def _targets(
+    streams: list[str], store: Path, config: ExtractConfig, weights: dict[str, Path], unit: str
+) -> list[Target]:
+    """Build everything that can be wrong before the first file is written."""
+    if not streams:
+        raise UsageError("no streams: name at least one, as in --stream tsm18:rgb")
+    for name in sorted(weights.keys() - set(streams)):
+        raise UsageError(f"weights for {name!r}, which is no stream of this run")
+    for name in streams:
+        if name not in weights:
+            raise UsageError(
+                f"stream {name!r}: no weights; give --weights {name}=FILE, or {name}=random:0 "
+                "for random ones"
+            )
+    device = choose_device(config)
+    encoders = [Encoder(name, weights[name], config, device) for name in dict.fromkeys(streams)]
+    made = Store.create(store)
+    targets = []
+    for encoder in encoders:
+        stream = made.create_stream(encoder.spec)
+        targets.append(Target(encoder=encoder, stream=stream, writer=stream.writer(unit)))
+    return targets
