@@ -20,6 +20,9 @@ MAX_SPEC_BYTES = 60_000
 MAX_NAME_BYTES = 255
 FLOAT16_MAX = 65504.0
 
+# What does not change the numbers of a stream.
+RECORDED = ("software", "origin")
+
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSpec:
@@ -39,6 +42,8 @@ class StreamSpec:
         dtype: As stored.
         details: Whatever else changes the numbers: frame size, crop, motion variant.
         software: Versions; recorded, but not part of :attr:`hash`.
+        origin: How to make more features of the kind: the extraction's settings and the file of
+            the weights; recorded, but not part of :attr:`hash`.
     """
 
     stream: str
@@ -53,6 +58,7 @@ class StreamSpec:
     dtype: Literal["float16", "float32"] = "float16"
     details: dict[str, Any] = field(default_factory=dict)
     software: dict[str, str] = field(default_factory=dict)
+    origin: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Bring numbers to one type, so that 30 and 30.0 are the same setting."""
@@ -78,7 +84,7 @@ class StreamSpec:
             raise UserError(f"stream {self.stream}: impossible shape {self.shape}")
         if self.dtype not in ("float16", "float32"):
             raise UserError(f"stream {self.stream}: dtype {self.dtype!r}: float16 or float32")
-        for name in ("weights", "details", "software"):
+        for name in ("weights", "details", *RECORDED):
             plain = json.loads(_canonical(getattr(self, name)))
             object.__setattr__(self, name, plain)
         if len(self.json()) > MAX_SPEC_BYTES:
@@ -86,9 +92,8 @@ class StreamSpec:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over everything but ``software``, 64 hexadecimal digits."""
-        table = asdict(self)
-        del table["software"]
+        """SHA-256 over everything but what is only recorded, 64 hexadecimal digits."""
+        table = {key: value for key, value in asdict(self).items() if key not in RECORDED}
         return hashlib.sha256(_canonical(table).encode()).hexdigest()
 
     @property
@@ -121,12 +126,12 @@ class StreamSpec:
         return cls(**table)
 
     def differences(self, other: "StreamSpec") -> list[str]:
-        """What differs from ``other``, software aside: ``key: OURS here, THEIRS there``."""
+        """What differs from ``other`` and matters: ``key: OURS here, THEIRS there``."""
         ours, theirs = _flat(asdict(self)), _flat(asdict(other))
         return [
             f"{key}: {ours.get(key, 'nothing')} here, {theirs.get(key, 'nothing')} there"
             for key in sorted(ours.keys() | theirs.keys())
-            if ours.get(key) != theirs.get(key) and not key.startswith("software.")
+            if ours.get(key) != theirs.get(key) and key.partition(".")[0] not in RECORDED
         ]
 
 

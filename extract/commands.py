@@ -70,7 +70,7 @@ def extract(
         list(streams),
         store,
         config.load(preset, overrides),
-        _weights(weights),
+        parse_weights(weights),
         unit=unit or "main",
         retry_failed=retry_failed,
         report_file=report,
@@ -79,7 +79,12 @@ def extract(
     return FAILED if ended.failed else 0
 
 
-def _weights(options: tuple[str, ...]) -> dict[str, Path]:
+def parse_weights(options: tuple[str, ...]) -> dict[str, Path]:
+    """``STREAM=FILE`` options as a mapping.
+
+    Raises:
+        UsageError: Another form, or two files for one stream.
+    """
     sources: dict[str, Path] = {}
     for option in options:
         stream, equals, source = option.partition("=")

@@ -93,7 +93,7 @@ class Encoder:
         if self.stage and not config.crop_px and config.resize != "exact":
             raise UsageError(f"stream {name!r}: maps need frames of one size; set crop_px")
         self.backbone.to(device)
-        self.spec = self._spec(name, parts, provenance, settings.dump(options))
+        self.spec = self._spec(name, parts, source, provenance, settings.dump(options))
 
     def begin(self) -> "Encoding":
         """Start a video."""
@@ -124,7 +124,12 @@ class Encoder:
         return torch.cat([self.encode(frames[:half]), self.encode(frames[half:])])
 
     def _spec(
-        self, name: str, parts: StreamName, provenance: dict[str, Any], options: dict[str, Any]
+        self,
+        name: str,
+        parts: StreamName,
+        source: Path,
+        provenance: dict[str, Any],
+        options: dict[str, Any],
     ) -> StreamSpec:
         config = self.config
         cut = clips.cutter(config, self.backbone)
@@ -156,6 +161,10 @@ class Encoder:
                 "opencv": cv2.__version__,
                 "python": platform.python_version(),
                 "device": device_name(self.device),
+            },
+            origin={
+                "settings": settings.dump(config),
+                "weights": str(source.resolve() if source.exists() else source),
             },
         )
 
