@@ -109,10 +109,11 @@ class Store:
         Raises:
             UserError: There is none of that name; the message lists those there are.
         """
+        there = self.streams()
+        if name not in there:
+            names = ", ".join(there) or "none"
+            raise UserError(f"{self.path}: no stream {name!r} (there are: {names})")
         folder = self.path / name.replace(":", ".")
-        if not (folder / SPEC).exists():
-            there = ", ".join(self.streams()) or "none"
-            raise UserError(f"{self.path}: no stream {name!r} (there are: {there})")
         return Stream(folder, _read_spec(folder))
 
     def create_stream(self, spec: StreamSpec) -> "Stream":

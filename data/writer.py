@@ -175,7 +175,10 @@ class Writer:
                 path.unlink(missing_ok=True)
                 continue
             parts.append(part)
-            self._versions[video] = max(self._versions.get(video, (-1, "")), (version, source_hash))
+            # The shards' versions are no higher: such parts are gone by now.
+            self._versions[video] = max(
+                self._versions.get(video, (version, source_hash)), (version, source_hash)
+            )
         return parts
 
     def _write_part(self, path: Path, columns: Columns, max_abs: float, data: memoryview) -> None:
@@ -194,14 +197,14 @@ class Writer:
 
     def _version(self, video: str, source_hash: str) -> int:
         """One more than the newest committed one, unless that is of the same source."""
-        known = max(self._versions.get(video, (-1, "")), self._sealed_as(video))
+        known = self._versions.get(video) or self._sealed_as(video)
         return known[0] if known[1] == source_hash else known[0] + 1
 
-    def _sealed_as(self, video: str) -> tuple[int, str]:
-        """Version and source of a video in the shards; ``(-1, "")`` if none has it."""
+    def _sealed_as(self, video: str) -> tuple[int, str | None]:
+        """Version and source of a video in the shards; ``(-1, None)`` if none has it."""
         row, columns = self._sealed.find(video), self._sealed.columns
         if row < 0:
-            return -1, ""
+            return -1, None
         return int(columns["version"][row]), columns["source_hash"][row].decode()
 
 
