@@ -1,4 +1,4 @@
-"""The command ``eval``."""
+"""The commands ``eval`` and ``gates``."""
 
 import json
 import time
@@ -10,6 +10,7 @@ import click
 
 from tad_distill import console
 from tad_distill.console import UsageError, UserError
+from tad_distill.evaluate.gates_command import gates as gates
 
 if TYPE_CHECKING:
     import pandas as pd

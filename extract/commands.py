@@ -1,10 +1,11 @@
-"""The command ``extract``."""
+"""The commands ``extract`` and ``pretrain``."""
 
 from pathlib import Path
 
 import click
 
 from tad_distill.console import FAILED, UsageError, result
+from tad_distill.extract.pretrain_command import pretrain as pretrain
 
 PRESETS = sorted(
     path.stem

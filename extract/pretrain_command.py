@@ -6,6 +6,8 @@ import click
 
 from tad_distill import console
 
+PRESETS = sorted(path.stem for path in (Path(__file__).parent / "presets").glob("pretrain*.toml"))
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("clips", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -17,7 +19,7 @@ from tad_distill import console
     required=True,
     help="The checkpoint to write; extract reads it.",
 )
-@click.option("--preset", help="Shipped settings, as pretrain_world_rgb.")
+@click.option("--preset", help=f"Settings to start from: {', '.join(PRESETS)}.")
 @click.option(
     "--set",
     "overrides",
