@@ -16,7 +16,13 @@ from tad_distill.console import result
     show_default=True,
     help="tiny: seconds, for a try; demo: half a minute on two cores; full: for real experiments.",
 )
-@click.option("--seed", default=0, show_default=True, help="Another seed, another world.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Another seed, another world.",
+)
 @click.option(
     "--workers", type=click.IntRange(1), help="Processes; as many as processors if unset."
 )
