@@ -43,7 +43,7 @@ class Conv(nn.Module):
         total = parts[kernel // 2] if self.bias is None else parts[kernel // 2] + self.bias
         for i, part in enumerate(parts):
             shift = kernel // 2 - i
-            if shift:
+            if 0 < abs(shift) < feats.shape[1]:
                 total = total + F.pad(part, (0, 0, shift, -shift))
         return total
 

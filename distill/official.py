@@ -104,18 +104,16 @@ def load_official(head: ActionFormer, state: Mapping[str, Tensor], source: str) 
     missing, extra = sorted(expected - state.keys()), sorted(state.keys() - expected)
     if missing or extra:
         raise UserError(f"{source}: {_accounting(missing, extra)}")
-    found = {name: entry.back(state[entry.name]) for name, entry in entries.items()}
     ours = _parameters(head)
-    for name, tensor in found.items():
-        if tensor.shape != ours[name].shape:
-            entry = entries[name]
+    for name, entry in entries.items():
+        wanted, found = entry.out(ours[name]).shape, state[entry.name].shape
+        if wanted != found:
             raise UserError(
-                f"{source}: {entry.name}: expected {tuple(entry.out(ours[name]).shape)}, found "
-                f"{tuple(state[entry.name].shape)}; the head's settings differ from the file's"
+                f"{source}: {entry.name}: expected {tuple(wanted)}, found {tuple(found)}; "
+                "the head's settings differ from the checkpoint's"
             )
-    with torch.no_grad():
-        for name, tensor in found.items():
-            ours[name].copy_(tensor)
+    for name, entry in entries.items():
+        ours[name].copy_(entry.back(state[entry.name]))  # detached, so autograd does not see it
 
 
 def _weights(content: Any, path: Path, ema: bool) -> dict[str, Tensor]:
@@ -158,11 +156,11 @@ def _axes(
 
 def _accounting(missing: list[str], extra: list[str]) -> str:
     parts = []
-    for what, names in (("missing", missing), ("not known to this head", extra)):
+    for what, names in (("missing tensors", missing), ("tensors not known to this head", extra)):
         if names:
             shown = ", ".join(names[:_NUM_NAMES_SHOWN])
             more = ", ..." if len(names) > _NUM_NAMES_SHOWN else ""
-            parts.append(f"{len(names)} tensors {what} ({shown}{more})")
+            parts.append(f"{what}: {len(names)} ({shown}{more})")
     foreign = [why for key, why in _ACTIONFORMER_FOREIGN.items() if any(key in n for n in extra)]
     remedy = (
         f"the checkpoint uses {' and '.join(foreign)}, which this head lacks"
