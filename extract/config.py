@@ -56,7 +56,7 @@ class ExtractConfig:
     clip_stride_frames: int = 4
     dtype: Literal["float16", "float32"] = "float16"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    batch_frames: int = 512
+    batch_frames: int = 256
     device: str = "auto"
     num_decoders: int = 0
     modality: dict[str, ModalityConfig] = field(default_factory=dict)

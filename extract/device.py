@@ -5,8 +5,12 @@ from contextlib import contextmanager
 
 import torch
 
-from tad_distill.console import UsageError
+from tad_distill.console import UsageError, UserError
 from tad_distill.extract.config import ExtractConfig
+
+
+class OutOfMemory(UserError):
+    """One run of frames is too much for the GPU: another setting is needed, for all videos."""
 
 
 def choose_device(config: ExtractConfig) -> torch.device:

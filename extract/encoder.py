@@ -14,11 +14,11 @@ from torch import Tensor
 
 from tad_distill import __version__
 from tad_distill import config as settings
-from tad_distill.console import UsageError, UserError, log
+from tad_distill.console import UsageError, log
 from tad_distill.data.spec import StreamSpec
 from tad_distill.extract import clips, modalities, weights
 from tad_distill.extract.config import ExtractConfig
-from tad_distill.extract.device import computing, device_name
+from tad_distill.extract.device import OutOfMemory, computing, device_name
 from tad_distill.extract.geometry import resized_sides
 from tad_distill.extract.video import VideoError
 
@@ -104,6 +104,9 @@ class Encoder:
         """``(B, T, C, H, W)`` frames to ``(B, T', *shape)`` float32 features, on the CPU.
 
         Halves the batch when memory does not suffice, and goes on.
+
+        Raises:
+            OutOfMemory: Not even one run fits.
         """
         try:
             with computing(self.device, self.config.precision):
@@ -114,7 +117,7 @@ class Encoder:
             return out.float().cpu()
         except torch.OutOfMemoryError as error:
             if len(frames) == 1:
-                raise UserError(
+                raise OutOfMemory(
                     f"stream {self.spec.stream}: {frames.shape[1]} frames of {frames.shape[4]}x"
                     f"{frames.shape[3]} do not fit the GPU's memory; set a smaller window_frames"
                 ) from error
@@ -237,7 +240,7 @@ class Encoding:
 
     def _stored(self, steps: NDArray[np.float32]) -> NDArray[np.floating]:
         largest = float(np.abs(steps).max())
-        if not largest <= np.finfo(self._dtype).max:
+        if not largest <= float(np.finfo(self._dtype).max):
             what = "not a number" if np.isnan(largest) else f"{largest:.4g}"
             raise VideoError(
                 f"a feature is {what}, more than {self._dtype} holds; set dtype=float32"

@@ -14,6 +14,7 @@ from tad_distill.data.durable import WriteError
 from tad_distill.data.store import Stream
 from tad_distill.data.writer import Writer
 from tad_distill.extract.config import ExtractConfig
+from tad_distill.extract.device import OutOfMemory
 from tad_distill.extract.encoder import Encoder
 from tad_distill.extract.prefetch import Broken, Feed, VideoBroken, feeds
 from tad_distill.extract.video import Decoded, VideoError, claims
@@ -91,6 +92,7 @@ class Loop:
         Raises:
             Interrupted: A signal asked for a stop.
             WriteError: The store cannot be written.
+            OutOfMemory: A run of frames does not fit the GPU.
         """
         num_threads = self._config.num_decoders or max(1, (os.cpu_count() or 1) // 4)
         expected = self._expected_frames(files)
@@ -114,7 +116,7 @@ class Loop:
                 warnings = self._encode(feed, pending, step)
         except VideoBroken as error:
             reason = self._fail(feed, pending, error.broken)
-        except WriteError:
+        except (WriteError, OutOfMemory):
             raise
         except UserError as error:  # its features cannot be stored
             reason = self._fail(feed, pending, Broken(str(error), traceback.format_exc()))

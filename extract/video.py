@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Both are read once by the native code, the first when cv2 is imported: damaged files are reported
-# by us, in one line each.
-os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+# Damaged files are reported by us, in one line each. FFmpeg's level is read at the first capture.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 import cv2
@@ -22,6 +20,9 @@ from numpy.typing import NDArray
 
 from tad_distill.console import UserError
 from tad_distill.extract.clock import MAX_FPS, Clock, NearestTicks
+
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 Image = NDArray[np.uint8]
 

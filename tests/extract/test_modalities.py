@@ -1,5 +1,7 @@
 """What a backbone is shown of the frames."""
 
+from types import ModuleType
+
 import numpy as np
 import pytest
 import torch
@@ -53,7 +55,9 @@ def test_a_gradient_is_the_difference_of_two_normalised_frames(
 
 
 @pytest.mark.parametrize("module", [tg, tg_luma])
-def test_the_first_gradient_is_zero_or_the_second_as_asked(module, frames: np.ndarray) -> None:
+def test_the_first_gradient_is_zero_or_the_second_as_asked(
+    module: ModuleType, frames: np.ndarray
+) -> None:
     zero = module.Config(first="zero").build("imagenet")(frames, False)
     repeat = module.Config(first="repeat").build("imagenet")(frames, False)
     assert not zero[0].any()
@@ -64,7 +68,7 @@ def test_the_first_gradient_is_zero_or_the_second_as_asked(module, frames: np.nd
 
 
 @pytest.mark.parametrize("module", [tg, tg_luma])
-def test_the_gain_scales_gradients(module, frames: np.ndarray) -> None:
+def test_the_gain_scales_gradients(module: ModuleType, frames: np.ndarray) -> None:
     once = module.Config().build("imagenet")(frames, False)
     twice = module.Config(gain=2.0).build("imagenet")(frames, False)
     torch.testing.assert_close(twice, 2 * once)

@@ -40,8 +40,8 @@ def reference(state: dict[str, Tensor], frames: Tensor) -> Tensor:
     """ResNet v1.5 with the shift before the first convolution of every residual branch."""
 
     def normalised(x: Tensor, key: str) -> Tensor:
-        names = ("running_mean", "running_var", "weight", "bias")
-        return F.batch_norm(x, *(state[f"{key}.{name}"] for name in names), training=False)
+        mean, var = state[f"{key}.running_mean"], state[f"{key}.running_var"]
+        return F.batch_norm(x, mean, var, state[f"{key}.weight"], state[f"{key}.bias"])
 
     def convolved(x: Tensor, key: str, stride: int = 1) -> Tensor:
         weight = state[key]

@@ -1,5 +1,6 @@
 """Official checkpoint layouts, written here in exactly their form, are read to the last key."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def test_the_layouts_written_here_are_the_official_ones() -> None:
 
 @pytest.mark.parametrize("layout", [mit, mmaction, torchvision])
 def test_every_tensor_of_an_official_layout_arrives(
-    layout, trained: tuple[str, State], tmp_path: Path
+    layout: Callable[[State], dict[str, Any]], trained: tuple[str, State], tmp_path: Path
 ) -> None:
     name, state = trained
     path = saved(tmp_path, layout(state))
@@ -134,7 +135,9 @@ def test_imagenet_weights_are_announced_as_not_kinetics(
 
 
 @pytest.mark.parametrize("layout", [mit, mmaction, torchvision, own])
-def test_a_missing_or_unknown_key_is_an_error_that_names_it(layout, tmp_path: Path) -> None:
+def test_a_missing_or_unknown_key_is_an_error_that_names_it(
+    layout: Callable[[State], dict[str, Any]], tmp_path: Path
+) -> None:
     state = build("tsm18").state_dict()
     removed = state.copy()
     del removed["layer3.1.bn2.weight"]
