@@ -87,8 +87,11 @@ def evaluate(
     from tad_distill.data.files import write_text
     from tad_distill.evaluate import detections as detection_files
     from tad_distill.evaluate import report
+    from tad_distill.evaluate.figures import check_format
     from tad_distill.evaluate.protocols import parse_tiou, score
 
+    if timeline:
+        check_format(timeline)
     protocol = _protocol(protocol_name)
     protocol = replace(
         protocol,

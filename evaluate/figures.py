@@ -59,6 +59,16 @@ def paler(colour: str, strength: float) -> str:
     return "#" + "".join(f"{round(255 - strength * (255 - part)):02x}" for part in parts)
 
 
+def check_format(path: Path) -> None:
+    """Refuse a file that no picture can be written to, before any work is done.
+
+    Raises:
+        UsageError: The ending is none of ``FORMATS``.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"{path}: pictures are written as {', '.join(FORMATS)}")
+
+
 @contextmanager
 def figure(path: Path, height_in: float) -> "Iterator[tuple[Figure, Axes]]":
     """A figure that is written to ``path`` at the end.
@@ -66,8 +76,7 @@ def figure(path: Path, height_in: float) -> "Iterator[tuple[Figure, Axes]]":
     Raises:
         UsageError: The ending of ``path`` is none of ``FORMATS``.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{path}: pictures are written as {', '.join(FORMATS)}")
+    check_format(path)
     import matplotlib
     from matplotlib.figure import Figure
 
