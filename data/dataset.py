@@ -78,8 +78,8 @@ class DataConfig:
             subset = getattr(self, key)
             if subset is not None and subset.lower() == self.test_subset.lower():
                 raise ValueError(
-                    f"{key}: {subset!r} is test_subset, whose numbers are reported: it cannot be trained "
-                    "or selected on; name another subset"
+                    f"{key}: {subset!r} is test_subset, whose numbers are reported: it cannot be "
+                    "trained or selected on; name another subset"
                 )
         if not 0 < self.label_fraction <= 1:
             raise ValueError(f"label_fraction must be in (0, 1], got {self.label_fraction}")

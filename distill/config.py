@@ -1,0 +1,206 @@
+"""An experiment: every setting of one run, and which of them contradict each other."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tad_distill import config
+from tad_distill.config import ConfigError
+from tad_distill.data.dataset import DataConfig
+from tad_distill.distill.fusions import FusionConfig, local
+from tad_distill.distill.heads import HeadConfig, actionformer
+from tad_distill.distill.model import ModelConfig
+from tad_distill.distill.objective import ObjectiveConfig
+from tad_distill.distill.transfers import TransferConfig
+from tad_distill.evaluate.nms import NmsConfig
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """Who teaches.
+
+    Attributes:
+        run: Folder of the teacher's finished run.
+    """
+
+    run: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """How a long video is cut; shorter ones are read in one piece.
+
+    Attributes:
+        window: Grid steps read at once.
+        overlap: Grid steps that neighbouring windows share; what a window says within half of
+            this from its inner ends is left to its neighbour, which sees more.
+    """
+
+    window: int = 16384
+    overlap: int = 2048
+
+    def __post_init__(self) -> None:
+        """Refuse windows that do not advance."""
+        if not 0 <= self.overlap < self.window:
+            raise ValueError(
+                f"overlap must be in 0..window-1, got {self.overlap} and window={self.window}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The recipe. The defaults are ActionFormer's for THUMOS'14 but for the batch size (2 there).
+
+    Attributes:
+        seed: Of the weights, the order, the windows and everything else that is random.
+        device: Where to train; ``auto`` takes CUDA if there is one.
+        epochs: Passes over the labelled videos, warm-up included.
+        steps: If set, the run ends after so many steps, whatever the epochs.
+        warmup: Share of all steps in which the learning rate rises (5 of 35 epochs there).
+        batch_size: Labelled videos per step.
+        unlabelled_batch_size: Unlabelled videos added to each step; by default as many again.
+        lr: The highest learning rate.
+        weight_decay: Of AdamW, for the weights of linear and convolution layers.
+        clip_norm: Longest gradient; 0 clips nothing.
+        ema: Share of the averaged weights that a step keeps; 0 keeps no average. The average
+            starts from the initial weights: a run of N steps holds ``ema ** N`` of them.
+        precision: Of forward and backward; the weights are float32.
+        workers: Processes that read features; 0 reads between the steps.
+        log_every: Steps between two lines of the log.
+        save_every_s: Seconds between two saved states.
+        validate_every: Epochs between two looks at ``data.validation_subset``.
+        select: Keep the last weights, or those with the best mAP on ``data.validation_subset``.
+    """
+
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    epochs: int = 35
+    steps: int | None = None
+    warmup: float = 5 / 35
+    batch_size: int = 8
+    unlabelled_batch_size: int | None = None
+    lr: float = 1e-4
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+    ema: float = 0.999
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    workers: int = 0
+    log_every: int = 20
+    save_every_s: float = 60.0
+    validate_every: int = 5
+    select: Literal["last", "validation"] = "last"
+
+    def __post_init__(self) -> None:
+        """Refuse impossible settings."""
+        at_least = {"epochs": 1, "batch_size": 1, "log_every": 1, "validate_every": 1}
+        at_least |= {"workers": 0, "seed": 0}
+        for name, least in at_least.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        for name in ("warmup", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+
+    def num_steps(self, steps_per_epoch: int) -> int:
+        """Steps of the whole run."""
+        return self.epochs * steps_per_epoch if self.steps is None else self.steps
+
+    def num_warmup(self, steps_per_epoch: int) -> int:
+        """Steps of the warm-up."""
+        return round(self.num_steps(steps_per_epoch) * self.warmup)
+
+    @property
+    def num_unlabelled(self) -> int:
+        """Unlabelled videos per step, if there are any."""
+        size = self.unlabelled_batch_size
+        return self.batch_size if size is None else size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Every setting of one run.
+
+    Attributes:
+        preset: Name of the preset that it began as; goes beside every number.
+        data: What is read.
+        model: Branches and their streams.
+        head: Of all branches.
+        fusion: Of a decomposed model.
+        objective: The weights of the losses.
+        transfers: What a student learns from its teacher.
+        teacher: Who teaches.
+        nms: Suppression of candidates.
+        predict: Windows of long videos.
+        train: The recipe.
+    """
+
+    preset: str = "custom"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig
+    head: HeadConfig = field(default_factory=actionformer.Config)
+    fusion: FusionConfig = field(default_factory=local.Config)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    transfers: tuple[TransferConfig, ...] = ()
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    nms: NmsConfig = field(default_factory=NmsConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse sections that contradict each other."""
+        if self.transfers and self.teacher.run is None:
+            raise ConfigError(
+                "teacher.run: not set, but the experiment has transfers; "
+                "name the teacher's run with --teacher RUN"
+            )
+        if self.teacher.run is not None and not self.transfers:
+            raise ConfigError(
+                f"teacher.run: {self.teacher.run}, but the experiment has no transfers, so that "
+                "nothing would be learned from it; add a [[transfers]] table or leave it out"
+            )
+        if self.data.unlabelled and not self.transfers:
+            raise ConfigError(
+                "data.unlabelled: true, but only a teacher's lessons need no labels and the "
+                "experiment has no transfers"
+            )
+        if self.train.select == "validation" and self.data.validation_subset is None:
+            raise ConfigError("train.select: 'validation' needs data.validation_subset")
+
+
+def load(path: Path, overrides: Iterable[str] = (), preset: str | None = None) -> Experiment:
+    """Read an experiment: a TOML file, or the ``config.json`` of a run.
+
+    Args:
+        path: The file.
+        overrides: ``key.sub=value`` settings, applied on top.
+        preset: Name to note, if the file notes none; by default the file's own.
+
+    Raises:
+        ConfigError: With the dotted path of the setting, what was found and what is allowed.
+    """
+    table = config.read(path)
+    # A run's file holds more than settings: the version and what the inputs were.
+    table = dict(table.get("experiment", table))
+    table.setdefault("preset", preset or path.stem)
+    return config.load(Experiment, table, overrides)
+
+
+def load_preset(name: str, overrides: Iterable[str] = ()) -> Experiment:
+    """Read a shipped preset.
+
+    Raises:
+        ConfigError: No such preset, or a setting is wrong.
+    """
+    return load(config.preset(PRESETS, name), overrides, name)
+
+
+def dump(experiment: Experiment) -> dict[str, Any]:
+    """The table from which :func:`load` makes an equal experiment; plain values only."""
+    table: dict[str, Any] = json.loads(json.dumps(config.dump(experiment)))
+    return table

@@ -1,0 +1,277 @@
+"""A finished run finds actions: features of a store to detections in seconds."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tad_distill import config, console
+from tad_distill.console import UserError
+from tad_distill.data.batch import Sample
+from tad_distill.data.grid import Grid
+from tad_distill.data.spec import StreamSpec
+from tad_distill.data.store import Store
+from tad_distill.distill import checkpoint
+from tad_distill.distill.config import Experiment, PredictConfig
+from tad_distill.distill.heads import Candidates
+from tad_distill.distill.model import Detector, build
+from tad_distill.evaluate import detections
+from tad_distill.evaluate.nms import suppress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LAYOUT = "tad-distill detector 1"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained detector and all that it needs to be used.
+
+    Attributes:
+        path: The run's folder.
+        model: The detector, in eval mode, without gradients.
+        experiment: The settings that it was trained with.
+        labels: What its label numbers mean.
+        specs: What made the features of each stream that it reads.
+        base_spec: What made the features whose steps are its grid.
+        provenance: What goes beside its numbers: preset, seed, data, pretraining, teacher.
+        weights_hash: Names the weights.
+    """
+
+    path: Path
+    model: Detector
+    experiment: Experiment
+    labels: tuple[str, ...]
+    specs: dict[str, StreamSpec]
+    base_spec: StreamSpec
+    provenance: dict[str, Any]
+    weights_hash: str
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "auto") -> "Run":
+        """Read a finished run from its folder.
+
+        Raises:
+            UserError: The folder holds no finished run, or one of another version.
+        """
+        file = path / "model.pt"
+        if not file.is_file():
+            unfinished = (path / "config.json").is_file()
+            reason = "the run has not finished, train it again" if unfinished else "not a run"
+            raise UserError(f"{path}: no model.pt in it: {reason}")
+        state = checkpoint.load(file)
+        if state.get("layout") != LAYOUT:
+            raise UserError(f"{file}: layout {state.get('layout')!r}, expected {LAYOUT!r}")
+        try:
+            experiment = config.build(Experiment, state["experiment"])
+        except config.ConfigError as error:
+            made_by = state["provenance"]["tad_distill"]
+            raise UserError(
+                f"{file}: made by version {made_by} of this program: {error}"
+            ) from error
+        labels = tuple(state["labels"])
+        model = build(
+            experiment.model, experiment.head, experiment.fusion, state["dims"], len(labels)
+        )
+        model.load_state_dict(state["weights"])
+        model.to(pick_device(str(device))).eval().requires_grad_(False)
+        return cls(
+            path=path,
+            model=model,
+            experiment=experiment,
+            labels=labels,
+            specs={name: StreamSpec.from_table(spec) for name, spec in state["specs"].items()},
+            base_spec=StreamSpec.from_table(state["base_spec"]),
+            provenance=state["provenance"],
+            weights_hash=hash_weights(state["weights"]),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the detector is."""
+        return next(self.model.parameters()).device
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is CUDA if there is one.
+
+    Raises:
+        UserError: CUDA is asked for and not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device {name}: no CUDA device is available; use --device cpu")
+    return torch.device(name)
+
+
+def hash_weights(weights: dict[str, torch.Tensor]) -> str:
+    """A short name for weights."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def check_streams(run: Run, store: Store, allow_other_spec: bool = False) -> None:
+    """Refuse a store whose features are not of the kind that a detector was trained on.
+
+    Raises:
+        UserError: With the stream and what differs. Features of another width, and a grid of
+            other strides, are refused even with ``allow_other_spec``.
+    """
+    there = store.streams()
+    for name, trained in {**run.specs, run.base_spec.stream: run.base_spec}.items():
+        if name not in there:
+            raise UserError(
+                f"{store.path}: no stream {name}, which {run.path} reads "
+                f"(there are {', '.join(there) or 'none'}); extract with --stream {name}"
+            )
+        found = store.stream(name).spec
+        if found.hash == trained.hash:
+            continue
+        message = (
+            f"{store.path}: stream {name} is not what {run.path} was trained on: "
+            f"{'; '.join(found.differences(trained))}"
+        )
+        if not allow_other_spec:
+            raise UserError(f"{message}; extract with the same settings and weights")
+        if found.shape != trained.shape:
+            raise UserError(message)
+        console.warn(f"{message}; used nevertheless")
+
+
+def predict(
+    run: Run,
+    store: Store,
+    videos: Sequence[str] | None = None,
+    *,
+    allow_other_spec: bool = False,
+) -> "pd.DataFrame":
+    """Detections of videos whose features are in a store.
+
+    Only the streams that the detector reads are read.
+
+    Args:
+        run: The detector.
+        store: The features.
+        videos: Names; by default all videos that have every stream.
+        allow_other_spec: Warn only if the features were made in another way than in training.
+
+    Returns:
+        The detections table: video, label, score, start_s, end_s, ordered by video as given,
+        then by falling score. A video without detections has no row.
+
+    Raises:
+        UserError: A stream or a video is not in the store, or its features are of another kind.
+    """
+    check_streams(run, store, allow_other_spec)
+    data = run.experiment.data
+    streams = {name: store.stream(name) for name in run.model.streams}
+    grid = Grid(streams, store.stream(run.base_spec.stream), data.target_len)
+    if videos is None:
+        videos = [video for video in grid.base.videos if not grid.lacking(video)]
+    for video in videos:
+        if lacking := grid.lacking(video):
+            raise UserError(f"{store.path}: video {video}: no features of {', '.join(lacking)}")
+    return predict_on(grid, run.model, run.experiment, run.labels, videos)
+
+
+def predict_on(
+    grid: Grid,
+    model: Detector,
+    experiment: Experiment,
+    labels: Sequence[str],
+    videos: Sequence[str],
+) -> "pd.DataFrame":
+    """:func:`predict` for a model in eval mode, on an open grid."""
+    names: list[str] = []
+    numbers: list[NDArray[np.int64]] = []
+    scores: list[NDArray[np.floating]] = []
+    ends: list[NDArray[np.floating]] = []
+    with console.progress("detect", len(videos)) as tick:
+        for video in videos:
+            segments_s, found_scores, found_labels = _detect(grid, model, experiment, video)
+            names += [video] * len(segments_s)
+            numbers.append(found_labels)
+            scores.append(found_scores)
+            ends.append(segments_s)
+            tick(1)
+            console.check_stop("no detections are kept")
+    segments = np.concatenate([np.empty((0, 2)), *ends])
+    found = [labels[number] for part in numbers for number in part]
+    score = np.concatenate([np.empty(0), *scores])
+    return detections.table(names, found, score, segments[:, 0], segments[:, 1])
+
+
+def _detect(
+    grid: Grid, model: Detector, experiment: Experiment, video: str
+) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.int64]]:
+    """Segments in seconds, scores and label numbers of one video."""
+    parts = list(_candidates(grid, model, experiment, video))
+    segments, scores, numbers = suppress(
+        torch.cat([part.segments for part in parts]).numpy(),
+        torch.cat([part.scores for part in parts]).numpy(),
+        torch.cat([part.labels for part in parts]).numpy(),
+        experiment.nms,
+    )
+    timeline, duration_s = grid.timeline(video), grid.base.entry(video).duration_s
+    seconds = timeline.to_seconds(segments.astype(np.float64)).clip(0.0, duration_s)
+    inside = seconds[:, 1] > seconds[:, 0]  # a point in the padding can say what lies outside
+    return seconds[inside], scores[inside], numbers[inside]
+
+
+@torch.inference_mode()
+def _candidates(
+    grid: Grid, model: Detector, experiment: Experiment, video: str
+) -> Iterator[Candidates]:
+    """Candidates of one video in steps of its grid, window by window."""
+    device = next(model.parameters()).device
+    for start, stop, first, last in windows(grid.num_steps(video), experiment.predict):
+        feats = grid.read(video, start, stop)
+        sample = Sample(
+            video=video,
+            feats={stream: torch.from_numpy(array) for stream, array in feats.items()},
+            segments=torch.empty(0, 2),
+            labels=torch.empty(0, dtype=torch.int64),
+            labelled=False,
+            timeline=grid.timeline(video).cropped(start),
+        )
+        batch = experiment.data.batch([sample]).to(device)
+        [found] = model.joint_head.decode(model.detect(batch.feats, batch.mask))
+        segments = found.segments + start
+        centre = segments.mean(1)
+        own = (centre >= first) & (centre < last)
+        yield Candidates(segments[own], found.scores[own], found.labels[own])
+
+
+def windows(num_steps: int, config: PredictConfig) -> list[tuple[int, int, float, float]]:
+    """How a video is cut into windows, and which part of each is its own.
+
+    Args:
+        num_steps: Of the video.
+        config: Length and overlap.
+
+    Returns:
+        For each window its first step, the step after its last one, and between which centres
+        its candidates count. These parts touch and cover everything, so nothing is said twice.
+    """
+    if num_steps <= config.window:
+        return [(0, num_steps, -np.inf, np.inf)]
+    advance = config.window - config.overlap
+    starts = [*range(0, num_steps - config.window, advance), num_steps - config.window]
+    middles = [
+        (before + config.window + after) / 2
+        for before, after in zip(starts[:-1], starts[1:], strict=True)
+    ]
+    bounds = [-np.inf, *middles, np.inf]
+    return [
+        (start, start + config.window, bounds[i], bounds[i + 1]) for i, start in enumerate(starts)
+    ]
