@@ -61,19 +61,8 @@ def extract(
         loop.run(files)
     for target in targets:
         target.writer.seal()
-    report, total_s = loop.report, time.monotonic() - start
-    log(
-        "extracted",
-        store=store,
-        done=len(report.done),
-        skipped=len(report.skipped),
-        failed=len(report.failed),
-        frames=report.num_frames,
-        total_s=round(total_s, 2),
-        frames_per_s=round(report.num_frames / total_s, 1),
-        **{name: round(value, 2) for name, value in report.seconds.items()},
-    )
-    return report
+    _log_end(loop.report, store, time.monotonic() - start)
+    return loop.report
 
 
 def _targets(
@@ -98,3 +87,17 @@ def _targets(
         stream = made.create_stream(encoder.spec)
         targets.append(Target(encoder=encoder, stream=stream, writer=stream.writer(unit)))
     return targets
+
+
+def _log_end(report: Report, store: Path, total_s: float) -> None:
+    log(
+        "extracted",
+        store=store,
+        done=len(report.done),
+        skipped=len(report.skipped),
+        failed=len(report.failed),
+        frames=report.num_frames,
+        total_s=round(total_s, 2),
+        frames_per_s=round(report.num_frames / total_s, 1),
+        **{name: round(value, 2) for name, value in report.seconds.items()},
+    )

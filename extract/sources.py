@@ -71,7 +71,8 @@ def _expand(argument: Path, listed_in: str = "") -> list[Path]:
     if argument.suffix.lower() != ".txt" or listed_in:
         return [argument]
     paths = []
-    for number, line in enumerate(argument.read_text().splitlines(), start=1):
+    lines = argument.read_text(errors="surrogateescape").splitlines()
+    for number, line in enumerate(lines, start=1):
         text = line.strip()
         if text and not text.startswith("#"):
             paths += _expand(Path(text), listed_in=f"{argument} line {number}: ")

@@ -1,4 +1,4 @@
-"""Video files made for a test: any frames, odd times, rotation."""
+"""Video files made for a test, and a backbone that tells which frames it was shown."""
 
 import struct
 from collections.abc import Callable, Sequence
@@ -8,6 +8,10 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from torch import Tensor
+
+from tad_distill.extract import weights
+from tad_distill.extract.backbones import Backbone
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +30,37 @@ def set_gaps() -> Callable[[Path, Sequence[int]], None]:
 def set_rotation() -> Callable[[Path, int], None]:
     """``(path, degrees)``: asks players of an MP4 to turn its pictures clockwise."""
     return _set_rotation
+
+
+class Light(Backbone):
+    """A feature is the frame's mean brightness, 0 to 1: it tells which frames were seen."""
+
+    normalisation = "symmetric"
+    stages = ("all",)
+    dim, stride_frames, halo_frames = 1, 1, 0
+
+    def maps(self, frames: Tensor, stage: str) -> Tensor:
+        return frames.mean((2, 3, 4), keepdim=True) / 2 + 0.5
+
+    def adapt_channels(self, channels: int) -> None:
+        pass
+
+
+@pytest.fixture
+def light(monkeypatch: pytest.MonkeyPatch) -> type[Backbone]:
+    """A backbone named ``light`` whose features tell which frames were seen."""
+    real = weights.build
+    monkeypatch.setattr(weights, "build", lambda name: Light() if name == "light" else real(name))
+    return Light
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> list[Path]:
+    """Videos of 50, 40 and 1 frames, 10 a second, that brighten by 5 levels a frame."""
+    return [
+        _write(tmp_path / f"{name}.mp4", _ramp(num_frames))
+        for name, num_frames in (("long", 50), ("middle", 40), ("single", 1))
+    ]
 
 
 def _write(
@@ -107,3 +142,7 @@ def _replace(data: bytes, name: str, payload: bytes) -> bytes:
     start = chain[-1]
     changed[start + 8 : start + 8 + len(_payload(data, name))] = payload
     return bytes(changed)
+
+
+def _ramp(num_frames: int) -> list[NDArray[np.uint8]]:
+    return [np.full((48, 64, 3), 5 * i, np.uint8) for i in range(num_frames)]
