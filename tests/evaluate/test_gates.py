@@ -115,7 +115,7 @@ def test_segments_are_pooled_over_the_centres_they_hold() -> None:
     segments = np.array([[1.0, 3.0], [1.1, 2.9], [2.2, 2.4], [-3.0, 0.5], [9.0, 11.0]])
     pooled = pool_segments(feats, segments)
     np.testing.assert_allclose(pooled[:, 0], [2, 2, 2, 0, 5])
-    np.testing.assert_allclose(pooled[:, 1], [np.std([1, 2, 3]), 0, 0, 0, 0])
+    np.testing.assert_allclose(pooled[:, 1], [float(np.std([1, 2, 3])), 0, 0, 0, 0])
 
 
 def test_no_segment_pools_to_no_row_and_is_all_background() -> None:
@@ -287,7 +287,7 @@ def test_command_scores_detections_of_the_subset(world: tuple[Path, Path], tmp_p
             for name, video in truth.items()
         }
     }
-    nothing = {"results": {name: [] for name in truth}}
+    nothing: dict[str, dict[str, list[object]]] = {"results": {name: [] for name in truth}}
     best, worst = tmp_path / "best.json", tmp_path / "worst.json"
     best.write_text(json.dumps(perfect))
     worst.write_text(json.dumps(nothing))

@@ -227,7 +227,7 @@ def test_every_epoch_shows_every_clip_once(toy: Path) -> None:
     for epoch in epochs:
         order = [int(np.abs(of_clips - clip).sum((1, 2, 3, 4)).argmin()) for clip in epoch]
         assert sorted(order) == list(range(32))
-    assert not np.array_equal(*epochs)
+    assert not np.array_equal(epochs[0], epochs[1])
 
 
 def test_a_batch_depends_on_seed_and_step_alone(toy: Path) -> None:
@@ -409,9 +409,10 @@ def test_impossible_settings_are_refused(override: str) -> None:
         tiny(override)
 
 
-@pytest.mark.parametrize("preset", ["pretrain_world_rgb", "pretrain_world_motion"])
+@pytest.mark.parametrize("preset", ["pretrain_world_rgb", "pretrain_world_motion", "pretrain_clips"])
 def test_shipped_presets_load(preset: str) -> None:
-    assert load_config("rgb", preset).tasks["motion"] > 0
+    config = load_config("rgb", preset)
+    assert config.tasks.get("motion", 1.0) == 1.0
 
 
 def test_the_command_prints_accuracies_and_the_path(toy: Path, tmp_path: Path) -> None:
@@ -425,3 +426,26 @@ def test_the_command_prints_accuracies_and_the_path(toy: Path, tmp_path: Path) -
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == str(out)
     assert "motion" in result.stdout and out.is_file()
+
+
+@pytest.mark.slow
+def test_a_tsm18_trains_on_clips_of_real_video_size(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = ["video,start_s,end_s,split,label"]
+    for name, label in (("one", "still"), ("two", "moving")):
+        frame = rng.integers(0, 255, (240, 320, 3), np.uint8)
+        step = 8 if label == "moving" else 0
+        write_video(
+            tmp_path / f"{name}.mp4", np.stack([np.roll(frame, step * t, 1) for t in range(16)])
+        )
+        rows += [f"{name},0,1,train,{label}", f"{name},1,,validation,{label}"]
+    clips = tmp_path / "clips.csv"
+    clips.write_text("\n".join(rows))
+    config = load_config(
+        "rgb", overrides=["steps=2", "batch_size=2", "clip_frames=8", "size=110", "crop=96"]
+    )
+    out = tmp_path / "tsm18.pt"
+    (result,) = pretrain(job(clips, out, backbone="tsm18"), config, CPU)
+    assert result.num_clips == 2
+    network, provenance = prepare("tsm18", "rgb", 3, out)
+    assert network.dim == 512 and provenance["pretraining"]["num_train"] == 2
