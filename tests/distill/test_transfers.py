@@ -161,6 +161,12 @@ def test_the_teacher_may_have_other_regression_ranges() -> None:
     assert torch.equal(make("response")(taught), make("response")(lesson()))
 
 
+def test_predictions_without_points_correspond_by_their_order() -> None:
+    matched = lesson()
+    matched.student.points = matched.teacher.points = torch.zeros(0, 4)
+    assert torch.equal(make("response")(matched), make("response")(lesson()))
+
+
 @pytest.mark.parametrize("target", ["projection", "input"])
 @torch.no_grad()
 def test_the_feature_lesson_equals_equation_5_written_as_loops(target: str) -> None:
