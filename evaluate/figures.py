@@ -1,5 +1,6 @@
 """What all pictures share: colours, the style, the file they are written to."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,13 +18,19 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8
 HATCHES = ("", "////", "....", "xxxx", "----", "oo")
 INK, FAINT = "#222222", "#E4E4E4"
 WIDTH_IN = 9.0
+# Height of a line with a bar in it.
+LANE_IN = 0.3
+# Longer names are shortened to so many characters.
+MAX_NAME, MAX_TITLE = 30, 72
 FORMATS = (".png", ".pdf", ".svg")
+NUMBERS = re.compile(r"(\d+)")
 
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.titlelocation": "left",
+    "axes.titlesize": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "text.color": INK,
@@ -57,6 +64,27 @@ def paler(colour: str, strength: float) -> str:
     """
     parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return "#" + "".join(f"{round(255 - strength * (255 - part)):02x}" for part in parts)
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most ``most`` characters: the middle is left out, as names differ at the ends.
+
+    >>> shortened("camera_2024-01-03T10_11", 12), shortened("short", 12)
+    ('camera…T10_11', 'short')
+    """
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}…{text[-half:]}"
+
+
+def in_reading_order(text: str) -> list[tuple[int, str]]:
+    """A key to sort by: numbers within text count as numbers.
+
+    >>> sorted(["take 10", "take 9"], key=in_reading_order)
+    ['take 9', 'take 10']
+    """
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in NUMBERS.split(text)]
 
 
 def check_format(path: Path) -> None:

@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from tad_distill.console import UsageError
 from tad_distill.evaluate import plots
@@ -79,7 +81,7 @@ def test_detections_have_a_row_per_label_and_fade_with_the_score(
     (axes,) = drawn[0].axes
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["Fly", "Run"]
     assert axes.get_title(loc="left") == "mine: 3 of 4 detections, scores from 0.1"
-    strong, weak = (np.mean(patch.get_facecolor()[:3]) for patch in axes.patches[1:])
+    strong, weak = (sum(to_rgb(patch.get_facecolor())) for patch in axes.patches[1:])
     assert strong < weak
     assert {text.get_text() for text in axes.texts} == {"0.90", "0.30", "0.50"}
 
@@ -94,7 +96,7 @@ def test_bars_show_mean_spread_and_every_run(tmp_path: Path, drawn: list[Figure]
     rows = {"RGB": [0.4, 0.5, 0.6], "student": [0.7]}
     plots.bars(tmp_path / "a.png", rows, highlight={"student"})
     (axes,) = drawn[0].axes
-    assert [patch.get_width() for patch in axes.patches] == pytest.approx([50, 70])
+    assert [x1 - x0 for x0, x1, _, _ in boxes(axes)] == pytest.approx([50, 70])
     assert [text.get_text() for text in axes.texts] == ["50.0 ± 10.0", "70.0"]
     (dots,) = (c for c in axes.collections if len(np.asarray(c.get_offsets())) == 3)
     assert sorted(np.asarray(dots.get_offsets())[:, 0]) == pytest.approx([40, 50, 60])
@@ -138,3 +140,31 @@ def test_labels_have_different_looks_until_all_hatches_are_used() -> None:
 
 def test_paler_goes_from_white_to_the_colour() -> None:
     assert [paler("#0072B2", s) for s in (0.0, 1.0)] == ["#ffffff", "#0072b2"]
+
+
+def test_long_names_and_many_labels_leave_room_for_the_picture(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    labels = ["a label as long as a whole sentence of the language", *(f"n{i}" for i in range(40))]
+    found = some(*((label, 0.5, 10.0 * i, 10.0 * i + 8) for i, label in enumerate(labels)))
+    name = "a_name_of_a_file_that_tells_the_camera_and_the_date_and_the_hour_2024-01-03T10"
+    plots.compare(
+        tmp_path / "a.png", found.drop(columns="score"), {name: found}, duration_s=420, title=name
+    )
+    plots.detections(tmp_path / "b.png", found, duration_s=420, title=name)
+    for figure in drawn:
+        (axes,) = figure.axes
+        assert axes.bbox.width > 0.6 * figure.bbox.width
+        for text in axes.findobj(Text):
+            assert isinstance(text, Text)
+            assert not text.get_text() or text.get_window_extent().x1 <= figure.bbox.width
+    below = drawn[0].legends[0].get_window_extent()
+    assert below.y0 >= 0 and below.y1 <= drawn[0].axes[0].bbox.y0
+    assert "40 of 41 detections" in drawn[1].axes[0].get_title(loc="left")
+
+
+def test_numbers_in_labels_are_in_reading_order(tmp_path: Path, drawn: list[Figure]) -> None:
+    found = some(*((f"take {i}", 0.5, i, i + 1) for i in (10, 9, 1)))
+    plots.detections(tmp_path / "a.png", found, duration_s=20)
+    ticks = [tick.get_text() for tick in drawn[0].axes[0].get_yticklabels()]
+    assert ticks == ["take 1", "take 9", "take 10"]
