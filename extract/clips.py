@@ -5,8 +5,8 @@ Two regimes, which differ at the boundaries and are named in a stream's spec:
 ``window``
     Runs of ``window_frames``, encoded in one pass with ``halo_frames`` extra frames on both sides
     that are cut off afterwards. Without a halo each run stands alone, with zero shift at its ends,
-    as E2E-TAD encodes its windows (the last run is shorter there it is filled up with grey). With
-    the halo that the backbone needs the result is that of the whole video in one pass.
+    as E2E-TAD encodes its windows (but a short last run stays short, where E2E-TAD fills it up with
+    grey). With the halo that the backbone needs, the result is that of the whole video in one pass.
 ``snippet``
     Clips of ``clip_frames`` every ``clip_stride_frames``, each encoded alone and averaged over
     time; a rest shorter than a clip gives nothing, a video shorter than a clip repeats its last
