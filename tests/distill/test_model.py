@@ -8,7 +8,6 @@ from torch import Tensor
 
 from tad_distill import config
 from tad_distill.config import ConfigError
-from tad_distill.distill.branch import Projection
 from tad_distill.distill.fusions import concat, local
 from tad_distill.distill.heads import HeadConfig, Predictions, actionformer
 from tad_distill.distill.model import Decomposed, Detector, ModelConfig, Single, build
@@ -212,56 +211,6 @@ def test_statistics_travel_with_the_weights_and_half_precision_is_read(make: Mak
     torch.testing.assert_close(
         one.detect(half, mask).logits, one.detect(feats, mask).logits, atol=0.01, rtol=0.01
     )
-
-
-def test_a_channel_that_never_varies_is_only_centred(make: Make) -> None:
-    detector = make(SINGLE).eval()
-    detector.set_statistics("net:rgb", torch.full((5,), 2.0), torch.tensor([0.0, 1, 1, 1, 1]))
-    feats, mask = features()
-    standardised = detector.standardised(feats, mask)
-    torch.testing.assert_close(standardised[mask][:, 0], feats["net:rgb"][mask][:, 0] - 2)
-
-
-def test_noise_and_dropout_act_in_training_alone_and_spare_padding(make: Make) -> None:
-    noisy = make(ModelConfig(streams=("net:rgb",), dim=8, noise=0.3))
-    feats, _ = features(1000, (1000, 400))
-    mask = torch.arange(1000) < torch.tensor([[1000], [400]])
-    (entrance,) = noisy.inputs
-    noise = (entrance(feats, mask) - feats["net:rgb"])[mask]
-    assert noise.std().item() == pytest.approx(0.3, rel=0.05)
-    assert noise.mean().item() == pytest.approx(0.0, abs=0.02)
-    assert entrance(feats, mask)[~mask].eq(0).all()
-    assert torch.equal(entrance.eval()(feats, mask), feats["net:rgb"])
-
-    (dropping,) = make(ModelConfig(streams=("net:rgb",), dim=8, dropout=0.25)).inputs
-    dropped = dropping(feats, mask)[mask].eq(0).float().mean()
-    assert dropped.item() == pytest.approx(0.25, abs=0.03)
-    assert torch.equal(dropping.eval()(feats, mask), feats["net:rgb"])
-
-
-@pytest.mark.parametrize("kernel_size", [1, 3, 5])
-@torch.no_grad()
-def test_the_projection_is_a_stack_of_convolutions_with_norm_and_relu_between(
-    kernel_size: int,
-) -> None:
-    torch.manual_seed(0)
-    phi = Projection(dim_in=5, dim=4, num_layers=2, kernel_size=kernel_size)
-    reach = kernel_size // 2
-
-    def conv(feats: Tensor, layer: int) -> Tensor:
-        """The layer as torch's convolution with the kernel that its answers to impulses show."""
-        module, dim = phi.convs[layer], feats.shape[-1]
-        impulses = torch.zeros(dim, 2 * reach + 1, dim)
-        impulses[:, reach] = torch.eye(dim)
-        bias = module(torch.zeros(1, kernel_size, dim))[0, 0]
-        kernel = (module(impulses) - bias).flip(1).permute(2, 0, 1)
-        return torch.nn.functional.conv1d(feats.mT, kernel, bias, padding=reach).mT
-
-    for num_steps in (1, 2, 6):
-        x = torch.randn(1, num_steps, 5)
-        hidden = torch.nn.functional.layer_norm(conv(x, 0), (4,)).relu()
-        made = phi(x, torch.ones(1, num_steps, dtype=torch.bool))
-        torch.testing.assert_close(made, conv(hidden, 1))
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ LESSONS = (response.Config(weight=2.0), feature.Config(weight=3.0))
 EVERY = pytest.mark.parametrize("model", [SINGLE, STUDENT], ids=["single", "decomposed"])
 
 SMALL_ACTIONFORMER = actionformer.Config(embd_dim=8, num_heads=2, arch=(1, 1, 2), window=(5,))
+HEADS: dict[str, dict[str, HeadConfig]] = {"tiny": {}, "actionformer": {"head": SMALL_ACTIONFORMER}}
 
 
 def detector(model: ModelConfig, head: HeadConfig, seed: int = 0) -> Detector:
@@ -110,8 +111,7 @@ def test_the_terms_are_named_by_branch(make: Make) -> None:
 def test_detection_terms_are_the_heads_losses_on_the_labelled_videos(
     make: Make, model: ModelConfig
 ) -> None:
-    weights = ObjectiveConfig(joint=0.5, appearance=0.25)
-    student, objective = make(model, weights=weights)
+    student, objective = make(model, weights=ObjectiveConfig(joint=0.5, appearance=0.25))
     data = batch()
     terms = losses(student, objective, data)
     labelled = [0, 2]
@@ -165,8 +165,7 @@ def test_each_branch_learns_from_its_own_loss_and_from_the_joint_one(make: Make)
 def test_distillation_gives_the_appearance_branch_no_gradient(make: Make) -> None:
     student, objective = make(RANDOM)
     terms = losses(student, objective, batch())
-    teaching = terms["motion/response"] + terms["motion/feature"]
-    grads = gradients(student, teaching)
+    grads = gradients(student, terms["motion/response"] + terms["motion/feature"])
     assert all(g.eq(0).all() for name, g in grads.items() if name.startswith("appearance."))
     assert any(g.ne(0).any() for name, g in grads.items() if name.startswith("motion."))
 
@@ -184,9 +183,8 @@ def test_the_teacher_stays_as_it_is(make: Make, tiny_head: HeadConfig, model: Mo
     optimizer.step()
     assert all(weight.grad is None for weight in teacher.parameters())
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
-    theirs = {id(weight) for weight in [*teacher.parameters(), *student.parameters()]}
-    assert not theirs & {id(weight) for weight in objective.parameters()}
-    assert all(name.startswith("transfers.feature.") for name in objective.state_dict())
+    held = [*objective.state_dict(), *dict(objective.named_parameters())]
+    assert all(name.startswith("transfers.feature.") for name in held)
 
 
 def test_the_teacher_follows_to_another_device_or_precision(make: Make) -> None:
@@ -199,11 +197,10 @@ def test_the_teacher_follows_to_another_device_or_precision(make: Make) -> None:
 
 
 def test_the_control_differs_from_the_student_in_the_lesson_alone(make: Make) -> None:
-    """Same weights, same noise and dropout, same detection gradients, same draws afterwards."""
+    """Same weights, noise, dropout, detection gradients; making the lessons draws nothing."""
     made, draws = [], []
     for transfers in (LESSONS, ()):
-        student, objective = make(RANDOM, transfers)
-        torch.manual_seed(5)
+        student, objective = make(RANDOM, transfers)  # seeds, then makes the student last
         runs = []
         for _ in range(2):
             terms = losses(student, objective, batch())
@@ -217,37 +214,24 @@ def test_the_control_differs_from_the_student_in_the_lesson_alone(make: Make) ->
     assert torch.equal(*draws)
 
 
-def test_making_the_objective_leaves_the_random_stream_as_it_was(tiny_head: HeadConfig) -> None:
-    student, teacher = detector(STUDENT, tiny_head), detector(TEACHER, tiny_head)
-    torch.manual_seed(5)
-    adapted = Objective(ObjectiveConfig(), student, LESSONS, teacher)
-    after = torch.rand(3)
-    torch.manual_seed(5)
-    assert torch.equal(after, torch.rand(3))
-    assert list(adapted.parameters())
-
-
 @EVERY
-@pytest.mark.parametrize("head", ["tiny", "actionformer"])
+@pytest.mark.parametrize("head", HEADS)
 def test_padding_does_not_change_the_losses(make: Make, model: ModelConfig, head: str) -> None:
-    heads = {} if head == "tiny" else {"head": SMALL_ACTIONFORMER}
-    student, objective = make(model, **heads)
+    student, objective = make(model, **HEADS[head])
     student.eval()
     objective.eval()
     terms, padded = (losses(student, objective, batch(min_len=n)) for n in (8, 19))
     assert terms.keys() == padded.keys() and all(term.isfinite() for term in terms.values())
-    for name, term in terms.items():
-        torch.testing.assert_close(padded[name], term)
+    torch.testing.assert_close(padded, terms)
 
 
 @EVERY
-@pytest.mark.parametrize("head", ["tiny", "actionformer"])
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("case", ["no labelled video", "no segment", "no real step"])
 def test_empty_batches_are_finite_forward_and_backward(
     make: Make, model: ModelConfig, head: str, case: str
 ) -> None:
-    heads = {} if head == "tiny" else {"head": SMALL_ACTIONFORMER}
-    student, objective = make(model, **heads)
+    student, objective = make(model, **HEADS[head])
     full = losses(student, objective, batch())
     data = batch()
     if case == "no labelled video":
@@ -259,10 +243,9 @@ def test_empty_batches_are_finite_forward_and_backward(
         data = replace(data, mask=torch.zeros_like(data.mask))
     terms = losses(student, objective, data)
     assert terms.keys() == full.keys()
-    total = torch.stack([*terms.values()]).sum()
-    total.backward()
+    torch.stack([*terms.values()]).sum().backward()
     weights = [*student.parameters(), *objective.parameters()]
-    assert total.isfinite()
+    assert all(term.isfinite() for term in terms.values())
     assert all(w.grad is None or w.grad.isfinite().all() for w in weights)
     if case == "no labelled video":
         detection = [t for n, t in terms.items() if n.rpartition("/")[2] in ("cls", "reg")]
@@ -275,7 +258,6 @@ def test_a_batch_without_labels_leaves_the_loss_normaliser_alone(make: Make) -> 
     buffers = {n: b for n, b in student.named_buffers() if n.endswith("loss_normalizer")}
     before = {name: buffer.clone() for name, buffer in buffers.items()}
     losses(student, objective, batch(labelled=(False, False, False)))
-    assert len(buffers) == 2
     assert all(torch.equal(buffer, before[name]) for name, buffer in buffers.items())
     losses(student, objective, batch())
     assert all(not torch.equal(buffer, before[name]) for name, buffer in buffers.items())
@@ -301,8 +283,7 @@ def test_a_student_can_learn_its_lessons(
     student, objective = make(
         model, (response.Config(), aim), ObjectiveConfig(joint=0.0, appearance=0.0)
     )
-    weights = [*student.parameters(), *objective.parameters()]
-    optimizer = torch.optim.Adam(weights, lr=0.03)
+    optimizer = torch.optim.Adam([*student.parameters(), *objective.parameters()], lr=0.03)
     course = []
     for _ in range(60):
         terms = losses(student, objective, batch())
