@@ -32,6 +32,7 @@ from tad_distill.data.shards import (
     read_columns,
     write_columns,
 )
+from tad_distill.data.sketch import Sketch
 
 INDEX, SHARDS, PARTS = "index.h5", "shards", "parts"
 
@@ -103,20 +104,21 @@ def read(folder: Path, spec_hash: str, *, parts: bool = True, trust_index: bool 
 def rebuild(folder: Path, spec_hash: str, *, trust_index: bool) -> Catalog:
     """Write ``index.h5`` from the shards there are; see :func:`read`."""
     catalog = read(folder, spec_hash, parts=False, trust_index=trust_index)
-    path = folder / INDEX
-    num_bytes = sum(values.nbytes for values in catalog.columns.values()) + 16384
-    with (
-        durable.replacing(path, num_bytes) as temp,
-        h5py.File(temp, "w", libver=LIBVER, locking=False) as file,
-    ):
-        names = [os.path.basename(name) for name in catalog.files]
-        table = {"name": column("id", names), "size": np.array(catalog.sizes, "<i8")}
+    names = [os.path.basename(name) for name in catalog.files]
+    table = {"name": column("id", names), "size": np.array(catalog.sizes, "<i8")}
+    sketch = Sketch()
+    with h5py.File(sketch, "w", libver=LIBVER) as file:
         write_columns(file.create_group("shards"), table)
         write_columns(file.create_group("index"), catalog.columns)
         file.attrs["schema"] = SCHEMA
         file.attrs["spec_hash"] = np.bytes_(spec_hash)
         file.attrs["num_superseded"] = catalog.num_superseded
         file.attrs["index_crc"] = crc_of(catalog.columns | table)
+    with (
+        durable.replacing(folder / INDEX, sketch.size) as temp,
+        open(temp, "wb", buffering=0) as raw,
+    ):
+        sketch.write_to(raw.fileno())
     return catalog
 
 

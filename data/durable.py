@@ -62,8 +62,7 @@ def replacing(
         sync(path.parent)
     except FileNotFoundError:
         raise
-    except (OSError, RuntimeError) as error:
-        # h5py reports a failing flush or close as RuntimeError.
+    except OSError as error:
         raise explain(error, path, num_bytes) from error
     finally:
         temp.unlink(missing_ok=True)
@@ -132,16 +131,11 @@ def require_space(path: Path, num_bytes: int) -> None:
         raise WriteError(_disk_full(path, num_bytes, free))
 
 
-def explain(error: OSError | RuntimeError, path: Path, num_bytes: int) -> WriteError:
-    """One line for an error of writing ``path``; knows the numbers inside HDF5's messages."""
-    number = getattr(error, "errno", None)
-    if number is None and (inner := re.search(r"errno = (\d+)", str(error))):
-        number = int(inner[1])
-    if number in _DISK_FULL:
+def explain(error: OSError, path: Path, num_bytes: int) -> WriteError:
+    """One line for an error of writing ``path``."""
+    if error.errno in _DISK_FULL:
         return WriteError(_disk_full(path, num_bytes, free_bytes(path.parent)))
-    if number is None:
-        return WriteError(f"cannot write {path}: {error}")
-    plain = OSError(number, os.strerror(number))
+    plain = OSError(error.errno, error.strerror)  # the file it names is the temporary one
     return WriteError(f"cannot write {path}: {describe_os_error(plain)}")
 
 

@@ -16,8 +16,8 @@ both have this layout, which h5py alone reads (``file["x"][off:off + len]``)::
 
 The file is written with ``libver=("v108", "v108")``: HDF5 then checksums its own metadata
 (h5py's default does not), any HDF5 since 1.8 reads it, and no flag "open for writing" can stick.
-HDF5 lays the file out; the numbers themselves go through ``os.pwrite``, so that a full disk is an
-ordinary error and not a crash inside HDF5's close.
+HDF5 lays the file out in memory; the bytes go through ``os.pwrite``, see
+:mod:`tad_distill.data.sketch`.
 """
 
 import errno
@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tad_distill.console import UserError
+from tad_distill.data.sketch import Sketch, pwrite
 from tad_distill.data.spec import StreamSpec
 
 SCHEMA = 1
@@ -94,7 +95,8 @@ def write(
         blocks: The bytes of ``x``, in order.
     """
     num_rows = int(columns["len"].sum())
-    with h5py.File(path, "w", libver=LIBVER, locking=False) as file:
+    sketch = Sketch()
+    with h5py.File(sketch, "w", libver=LIBVER) as file:
         offset = _allocate(file, spec, num_rows)
         write_columns(file.create_group("index"), columns)
         file.attrs["schema"] = SCHEMA
@@ -106,9 +108,10 @@ def write(
         file.attrs["num_rows"] = num_rows
         file.attrs["max_abs"] = max_abs
         file.attrs["index_crc"] = crc_of(columns)
-    with open(path, "r+b", buffering=0) as raw:
+    with open(path, "wb", buffering=0) as raw:
+        sketch.write_to(raw.fileno())
         for block in blocks:
-            _pwrite(raw.fileno(), block, offset)
+            pwrite(raw.fileno(), block, offset)
             offset += len(block)
         os.fsync(raw.fileno())
 
@@ -146,17 +149,21 @@ def load(path: Path) -> Shard:
 def opened(path: Path) -> Iterator[h5py.File]:
     """Open a file of the store for reading; what HDF5 cannot make sense of is ``Damaged``.
 
-    It is opened without a lock, as nothing that has its final name is ever written to again.
+    We open it and HDF5 reads from us: HDF5's own opening looks at the name several times, and
+    calls a file that is unlinked in between a broken one. It also takes no lock that way, which
+    files that never change do not need.
+
     Errors of the operating system, too many open files say, stay what they are: repairing must
     not take a good file away because of them.
     """
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            yield file
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        if getattr(error, "errno", None) is not None:
-            raise
-        raise Damaged(path, str(error)) from error
+    with path.open("rb") as raw:
+        try:
+            with h5py.File(raw, "r") as file:
+                yield file
+        except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
+            if getattr(error, "errno", None) not in (None, errno.EINVAL):
+                raise
+            raise Damaged(path, str(error)) from error
 
 
 class Handle:
@@ -263,12 +270,3 @@ def _allocate(file: h5py.File, spec: StreamSpec, num_rows: int) -> int:
     kind = h5py.h5t.py_create(np.dtype(spec.dtype).newbyteorder("<"), logical=True)
     space = h5py.h5s.create_simple((num_rows, spec.width))
     return int(h5py.h5d.create(file.id, b"x", kind, space, creation).get_offset())
-
-
-def _pwrite(descriptor: int, block: memoryview, at: int) -> None:
-    done = 0
-    while done < len(block):
-        moved = os.pwrite(descriptor, block[done:], at + done)
-        if not moved:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        done += moved

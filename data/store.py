@@ -52,6 +52,8 @@ __all__ = [
 MARKER, SPEC = "store.json", "spec.json"
 SCHEMA = 1
 
+_RESTORE = "its settings also stand in every shard, as the attribute 'spec'"
+
 
 class Store:
     """A folder of streams; make one with :meth:`create` or :meth:`open`."""
@@ -68,14 +70,15 @@ class Store:
             UserError: The folder holds something else.
         """
         path = Path(path)
-        if not (path / MARKER).exists():
-            if path.exists() and not path.is_dir():
-                raise UserError(f"{path}: not a folder, a feature store is one")
-            if path.exists() and any(not p.name.startswith(".") for p in path.iterdir()):
-                raise UserError(f"{path}: not empty and not a feature store; name a new folder")
-            path.mkdir(parents=True, exist_ok=True)
-            text = json.dumps({"format": "tad-distill feature store", "schema": SCHEMA})
-            durable.write_once(path / MARKER, text.encode())
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path}: not a folder, a feature store is one")
+        path.mkdir(parents=True, exist_ok=True)
+        occupied = any(not p.name.startswith(".") for p in path.iterdir())
+        # Looked for after the rest, as another process may be making the store now.
+        if occupied and not (path / MARKER).exists():
+            raise UserError(f"{path}: not empty and not a feature store; name a new folder")
+        text = json.dumps({"format": "tad-distill feature store", "schema": SCHEMA})
+        durable.write_once(path / MARKER, text.encode())
         return cls.open(path)
 
     @classmethod
@@ -87,16 +90,17 @@ class Store:
         """
         path = Path(path)
         try:
-            facts = json.loads((path / MARKER).read_text())
+            facts = json.loads((path / MARKER).read_bytes())
         except FileNotFoundError as error:
             raise UserError(
                 f"{path}: no feature store ({MARKER} is missing); make one with tad-distill "
                 "extract or tad-distill data import"
             ) from error
-        except (json.JSONDecodeError, NotADirectoryError) as error:
-            raise UserError(f"{path / MARKER}: not readable: {error}") from error
-        if facts.get("schema") != SCHEMA:
-            raise UserError(f"{path}: schema {facts.get('schema')}, this version reads {SCHEMA}")
+        except (ValueError, NotADirectoryError) as error:
+            raise UserError(f"{path / MARKER}: cannot be read: {error}") from error
+        schema = facts.get("schema") if isinstance(facts, dict) else None
+        if schema != SCHEMA:
+            raise UserError(f"{path / MARKER}: schema {schema}, this version reads {SCHEMA}")
         return cls(path)
 
     def streams(self) -> list[str]:
@@ -139,15 +143,15 @@ class Store:
 def _read_spec(folder: Path) -> StreamSpec:
     path = folder / SPEC
     try:
-        table = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    table.pop("schema", None)
-    recorded = table.pop("spec_hash", None)
-    spec = StreamSpec.from_table(table)
+        table = json.loads(path.read_bytes())
+        table.pop("schema", None)
+        recorded = table.pop("spec_hash", None)
+        spec = StreamSpec.from_table(table)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}; {_RESTORE}") from error
     if spec.hash != recorded:
         raise UserError(
             f"{path}: altered since it was written (its hash is {spec.hash[:12]}, recorded "
-            f"{str(recorded)[:12]}); restore it from a shard's attribute 'spec'"
+            f"{str(recorded)[:12]}); {_RESTORE}"
         )
     return spec

@@ -169,9 +169,11 @@ class Stream:
         for unit in catalog.list_units(self.folder, FAILED):
             for path in unit.glob("*.json"):
                 try:
-                    failure = Failure(**json.loads(path.read_text()))
-                except FileNotFoundError:
+                    failure = Failure(**json.loads(path.read_bytes()))
+                except FileNotFoundError:  # it has succeeded meanwhile
                     continue
+                except (ValueError, TypeError) as error:
+                    raise UserError(f"{path}: cannot be read: {error}; delete it") from error
                 if failure.video not in self:
                     failures.append(failure)
         return sorted(failures, key=lambda failure: (failure.video, failure.unit))
