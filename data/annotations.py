@@ -95,7 +95,10 @@ class AnnotationSet:
             if video.subset.lower() == name.lower() and name
         }
         if not wanted:
-            there = ", ".join(self.subsets()) or "none: the file names no subsets"
+            there = (
+                ", ".join(self.subsets())
+                or "none, the file names none (a table beside it may: --info)"
+            )
             raise UserError(f"{self.source}: no subset {name!r}; subsets there are: {there}")
         return self._of(wanted)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from tad_distill.data.annotations import AnnotationSet
+    from tad_distill.evaluate.mean_ap import TieOrder
     from tad_distill.evaluate.protocols import Protocol, Result, UnknownVideos
 
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -53,6 +54,12 @@ WRITTEN = click.Path(dir_okay=False, path_type=Path)
     help="What detections in videos without annotations are. By default the protocol's.",
 )
 @click.option(
+    "--tie-order",
+    type=click.Choice(["stable_first", "stable_last", "numpy"]),
+    help="Which of equal scores comes first: the earlier in the file (by default), the later, or "
+    "what numpy's unstable sort makes of them on this processor.",
+)
+@click.option(
     "--timeline",
     type=WRITTEN,
     help="Draw one video, annotations against detections, as PNG, PDF or SVG.",
@@ -75,6 +82,7 @@ def evaluate(
     info: Path | None,
     exclude: Path | None,
     unknown_videos: "UnknownVideos | None",
+    tie_order: "TieOrder | None",
     timeline: Path | None,
     video: str | None,
     compare: tuple[Path, ...],
@@ -88,17 +96,11 @@ def evaluate(
     from tad_distill.evaluate import detections as detection_files
     from tad_distill.evaluate import report
     from tad_distill.evaluate.figures import check_format
-    from tad_distill.evaluate.protocols import parse_tiou, score
+    from tad_distill.evaluate.protocols import score
 
     if timeline:
         check_format(timeline)
-    protocol = _protocol(protocol_name)
-    protocol = replace(
-        protocol,
-        tiou=parse_tiou(tiou) if tiou else protocol.tiou,
-        unknown_videos=unknown_videos or protocol.unknown_videos,
-        excluded=(*protocol.excluded, *(_names(exclude) if exclude else ())),
-    )
+    protocol = _rules(protocol_name, tiou, unknown_videos, tie_order, exclude)
     begin = time.perf_counter()
     truth = annotation_files.read(annotations, protocol.policy, info)
     found = detection_files.load(detections)
@@ -108,24 +110,34 @@ def evaluate(
     result = replace(result, seconds={"read": middle - begin, "score": end - middle})
     report.show(result, detections, per_class)
     if json_path:
-        document = {
-            "detections": str(detections),
-            "annotations": str(annotations),
-            **report.document(result),
-        }
-        write_text(json_path, json.dumps(document, indent=1) + "\n")
+        sources = {"detections": str(detections), "annotations": str(annotations)}
+        write_text(json_path, json.dumps(sources | report.document(result), indent=1) + "\n")
     if timeline:
         others = [(path.stem, detection_files.read(path)) for path in compare]
         _draw(timeline, truth, result, [(detections.stem, found.table), *others], video)
 
 
-def _protocol(name: str) -> "Protocol":
-    from tad_distill.evaluate.protocols import PROTOCOLS
+def _rules(
+    name: str,
+    tiou: str | None,
+    unknown_videos: "UnknownVideos | None",
+    tie_order: "TieOrder | None",
+    exclude: Path | None,
+) -> "Protocol":
+    """The named protocol with what is wanted otherwise."""
+    from tad_distill.evaluate.protocols import PROTOCOLS, parse_tiou
 
     if name not in PROTOCOLS:
         about = "; ".join(f"{known.name} ({known.about})" for known in PROTOCOLS.values())
         raise UsageError(f"--protocol {name}: no such protocol; there are: {about}")
-    return PROTOCOLS[name]
+    protocol = PROTOCOLS[name]
+    return replace(
+        protocol,
+        tiou=parse_tiou(tiou) if tiou else protocol.tiou,
+        unknown_videos=unknown_videos or protocol.unknown_videos,
+        tie_order=tie_order or protocol.tie_order,
+        excluded=(*protocol.excluded, *(_names(exclude) if exclude else ())),
+    )
 
 
 def _names(path: Path) -> list[str]:

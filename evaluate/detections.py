@@ -84,6 +84,12 @@ def load(path: Path) -> Detections:
         num_videos=len(videos),
         **{name: count for name, count in odd.items() if count},
     )
+    if odd["reversed"]:
+        first = found["video"].iloc[int((length < 0).argmax())]
+        console.warn(
+            f"{path}: {odd['reversed']} detections end before they start, the first in {first}; "
+            "they can be nothing but false positives"
+        )
     return Detections(found, videos, header)
 
 

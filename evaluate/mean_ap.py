@@ -97,13 +97,8 @@ def mean_ap(
     """
     import pandas as pd
 
-    if annotations.empty:
-        raise UserError("nothing to score: no annotation is left, so mAP is undefined")
-    if not len(tiou):
-        raise UserError("nothing to score: no tIoU threshold is given")
     score = detections["score"].to_numpy(np.float64)
-    if np.isnan(score).any():
-        raise UserError(f"detection {int(np.isnan(score).argmax())}: the score is NaN")
+    _refuse(annotations, score, tiou)
     thresholds = np.asarray(tiou, dtype=np.float64)
     labels = pd.Index(sorted(annotations["label"].unique()))
     videos = pd.Index(annotations["video"].unique())
@@ -112,9 +107,9 @@ def mean_ap(
     order = _rank(label, score, tie_order)
     label, video = label[order], video[order]
 
-    # A group is all that has one video and one label; unknown videos are in no group.
     owner_label = np.asarray(labels.get_indexer(annotations["label"]), dtype=np.int64)
     owner_video = np.asarray(videos.get_indexer(annotations["video"]), dtype=np.int64)
+    # A group is all that has one video and one label; unknown videos are in no group.
     pairs = _pairs(
         np.where(video >= 0, video * len(labels) + label, -1),
         owner_video * len(labels) + owner_label,
@@ -135,6 +130,15 @@ def mean_ap(
         num_unknown_video=int((video < 0).sum()),
         num_empty_overlaps=pairs.num_empty,
     )
+
+
+def _refuse(annotations: "pd.DataFrame", score: Floats, tiou: Sequence[float]) -> None:
+    if annotations.empty:
+        raise UserError("nothing to score: no annotation is left, so mAP is undefined")
+    if not len(tiou):
+        raise UserError("nothing to score: no tIoU threshold is given")
+    if np.isnan(score).any():
+        raise UserError(f"detection {int(np.isnan(score).argmax())}: the score is NaN")
 
 
 def _rank(label: Ints, score: Floats, tie_order: TieOrder) -> Ints:

@@ -277,3 +277,9 @@ def _tell(
             labels=",".join(sorted(names.unique())[:5]),
             counted_as="left out",
         )
+    if scores.num_empty_overlaps:
+        console.log(
+            "empty_overlaps",
+            num_pairs=scores.num_empty_overlaps,
+            meaning="detection and annotation without length: 0/0",
+        )

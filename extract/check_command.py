@@ -104,16 +104,20 @@ def check(
         checker.detections(found.table, found.videos)
     report = checker.report.without(ignore)
     if as_json:
-        document = {
-            "checked": report.checked,
-            "counts": report.counts(),
-            "hints": report.hints,
-            "mismatches": [asdict(mismatch) for mismatch in report.mismatches],
-        }
-        result(json.dumps(document, indent=1))
+        _show_json(report)
     else:
         _show(report, None if show_all else NUM_SHOWN)
     return FAILED if report.mismatches else console.DONE
+
+
+def _show_json(report: "Report") -> None:
+    document = {
+        "checked": report.checked,
+        "counts": report.counts(),
+        "hints": report.hints,
+        "mismatches": [asdict(mismatch) for mismatch in report.mismatches],
+    }
+    result(json.dumps(document, indent=1))
 
 
 def _show(report: "Report", limit: int | None) -> None:

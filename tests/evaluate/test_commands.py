@@ -79,6 +79,15 @@ def test_excluded_videos_are_read_from_a_list(files: Any, tmp_path: Path) -> Non
         assert (removed["videos_excluded"], removed["detections_in_excluded_videos"]) == (1, 3)
 
 
+def test_ties_are_broken_as_asked(tmp_path: Path) -> None:
+    found, truth, out = (tmp_path / name for name in ("found.csv", "truth.csv", "out.json"))
+    truth.write_text("video,label,start_s,end_s\na,Jump,0,10\n")
+    found.write_text("video,label,score,start_s,end_s\na,Jump,1,50,60\na,Jump,1,0,10\n")
+    for order, expected in (("stable_first", 0.5), ("stable_last", 1.0)):
+        run(found, "--annotations", truth, "--tie-order", order, "--json", out)
+        assert json.loads(out.read_text())["average_mAP"] == expected
+
+
 def test_draws_a_video_beside_other_detectors(files: Any, tmp_path: Path) -> None:
     found, truth = files
     picture = tmp_path / "a.png"

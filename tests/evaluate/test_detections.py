@@ -91,7 +91,9 @@ def test_odd_segments_are_kept_and_counted(
 ) -> None:
     rows = [found(segment=[3, 1]), found(segment=[2, 2]), found()]
     assert len(files.read(save(tmp_path, {"results": {"v": rows}}))) == 3
-    assert "num_detections=3 num_videos=1 zero_length=1 reversed=1" in capsys.readouterr().err
+    logged = capsys.readouterr().err
+    assert "num_detections=3 num_videos=1 zero_length=1 reversed=1" in logged
+    assert "1 detections end before they start, the first in v" in logged
 
 
 def test_whole_numbers_and_numbers_as_text_are_numbers(tmp_path: Path) -> None:
