@@ -114,7 +114,7 @@ def average_precision(
 
 def random_case(seed: int, ties: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
     rng = np.random.default_rng(seed)
-    num_annotations, num_detections = rng.integers(1, 40), rng.integers(0, 120)
+    num_annotations, num_detections = int(rng.integers(1, 40)), int(rng.integers(0, 120))
 
     def segments(count: int) -> tuple[np.ndarray, np.ndarray]:
         # Whole seconds: equal overlaps, exact thresholds, empty and reversed segments all occur.
