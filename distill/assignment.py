@@ -12,21 +12,6 @@ SAME_LENGTH = 1e-3
 
 
 @dataclass
-class PaddedTargets:
-    """The annotated segments of B videos, padded to the same number M >= 1.
-
-    Attributes:
-        segments: ``(B, M, 2)`` start and end in grid steps.
-        labels: ``(B, M)`` int64; 0 where not real.
-        real: ``(B, M)`` bool.
-    """
-
-    segments: Tensor
-    labels: Tensor
-    real: Tensor
-
-
-@dataclass
 class Assignment:
     """What each point has to learn.
 
@@ -42,19 +27,26 @@ class Assignment:
     positive: Tensor
 
 
-def pad(segments: list[Tensor], labels: list[Tensor]) -> PaddedTargets:
-    """Stack the ``(M_b, 2)`` segments and ``(M_b,)`` labels of B videos; M_b may be 0."""
+def pad(segments: list[Tensor], labels: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Stack the annotations of B videos.
+
+    Args:
+        segments: B times ``(M_b, 2)``; M_b may be 0.
+        labels: B times ``(M_b,)``.
+
+    Returns:
+        ``(B, M, 2)`` and ``(B, M)`` int64, M >= 1, padded with segments from 0 to 0: no point lies
+        inside them.
+    """
     most = max(1, *(len(item) for item in labels))
-    counts = torch.tensor([len(item) for item in labels], device=labels[0].device)
-    return PaddedTargets(
+    return (
         torch.stack([F.pad(item.float(), (0, 0, 0, most - len(item))) for item in segments]),
         torch.stack([F.pad(item.long(), (0, most - len(item))) for item in labels]),
-        torch.arange(most, device=counts.device) < counts.unsqueeze(1),
     )
 
 
 def assign(
-    points: Tensor, targets: PaddedTargets, *, num_labels: int, center_radius: float
+    points: Tensor, segments: Tensor, labels: Tensor, *, num_labels: int, center_radius: float
 ) -> Assignment:
     """Give each point the shortest segment that it may answer for.
 
@@ -65,25 +57,26 @@ def assign(
 
     Args:
         points: ``(N, 4)`` time, lower and upper range, stride, in grid steps.
-        targets: Of B videos.
+        segments: ``(B, M, 2)`` in grid steps.
+        labels: ``(B, M)`` int64.
         num_labels: K.
         center_radius: In strides; ``inf`` allows the whole segment.
     """
     time, low, high, stride = (column.unsqueeze(-1) for column in points.unbind(-1))  # (N, 1)
-    start, end = (column.unsqueeze(1) for column in targets.segments.unbind(-1))  # (B, 1, M)
+    start, end = (column.unsqueeze(1) for column in segments.unbind(-1))  # (B, 1, M)
     center, reach = (start + end) / 2, center_radius * stride
     left, right = time - start, end - time  # (B, N, M)
     inside = (time > torch.maximum(center - reach, start)) & (
         time < torch.minimum(center + reach, end)
     )
     farther = torch.maximum(left, right)
-    answers = inside & (farther >= low) & (farther <= high) & targets.real.unsqueeze(1)
+    answers = inside & (farther >= low) & (farther <= high)
 
     lengths = torch.where(answers, end - start, torch.inf)
     shortest, index = lengths.min(-1)
     positive = shortest < torch.inf
     equally_short = answers & (lengths <= shortest.unsqueeze(-1) + SAME_LENGTH)
-    one_hot = F.one_hot(targets.labels, num_labels).to(points.dtype)
+    one_hot = F.one_hot(labels, num_labels).to(points.dtype)
     offsets = torch.stack([left, right], -1).take_along_dim(index[..., None, None], 2).squeeze(2)
     return Assignment(
         classes=(equally_short.to(points.dtype) @ one_hot).clamp(max=1),

@@ -194,7 +194,7 @@ class ActionFormer(Head):
         """``cls`` and ``reg``, and ``comp`` in the paper's style; see ``Head.loss``."""
         goal = assign(
             predictions.points,
-            pad([t.segments for t in targets], [t.labels for t in targets]),
+            *pad([t.segments for t in targets], [t.labels for t in targets]),
             num_labels=self.num_labels,
             center_radius=self.config.center_radius,
         )

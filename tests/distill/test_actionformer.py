@@ -118,6 +118,21 @@ def test_decoding_takes_the_best_of_each_level_and_drops_the_short() -> None:
     assert nothing.segments.shape == (0, 2) and len(nothing.scores) == len(nothing.labels) == 0
 
 
+def test_equal_scores_are_decoded_by_point_then_label() -> None:
+    head = replace(SMALL, decode_top_k=300).build(8, 2)
+    predictions = predictions_by_hand(torch.zeros(200, 2), torch.ones(200, 2), [1.0] * 200)
+    (found,) = head.decode(predictions)
+    assert found.segments[:, 0].tolist() == [n // 2 - 1 for n in range(300)]
+    assert found.labels.tolist() == [n % 2 for n in range(300)]
+
+
+def test_a_label_without_example_is_unlearned_with_finite_gradients() -> None:
+    head = small_head().train()
+    finite_step(head, *random_batch([20, 13]), [some((3, 9)), some((2, 6))])
+    assert head.classifier.out.bias is not None and head.classifier.out.bias.grad is not None
+    assert (head.classifier.out.bias.grad[1:] > 0).all()
+
+
 def finite_step(head: ActionFormer, feats: Tensor, mask: Tensor, targets: list[Targets]) -> None:
     head.zero_grad()
     terms = head.loss(head(feats, mask), targets)

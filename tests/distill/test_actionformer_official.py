@@ -105,7 +105,7 @@ def test_targets_equal_the_official_ones(golden: Golden, golden_head: ActionForm
     targets = golden_targets(golden)
     goal = assign(
         joined(golden, "points"),
-        pad([t.segments for t in targets], [t.labels for t in targets]),
+        *pad([t.segments for t in targets], [t.labels for t in targets]),
         num_labels=5,
         center_radius=1.5,
     )

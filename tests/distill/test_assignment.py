@@ -44,7 +44,7 @@ def test_assignment_equals_a_loop(radius: float) -> None:
         lengths = torch.randint(0, 40, (count,), generator=generator) / 2
         segments.append(torch.stack([starts, starts + lengths], -1))
         labels.append(torch.randint(0, 3, (count,), generator=generator))
-    result = assign(grid, pad(segments, labels), num_labels=3, center_radius=radius)
+    result = assign(grid, *pad(segments, labels), num_labels=3, center_radius=radius)
     num_positive = 0
     for b in range(4):
         wanted = by_loop(grid, segments[b], labels[b], radius)
@@ -63,7 +63,7 @@ def test_assignment_gives_the_official_positives() -> None:
         [torch.tensor([[3.2, 9.7], [3.2, 9.7], [12, 30.5]]), torch.tensor([[5.0, 6.5]])],
         [torch.tensor([0, 2, 1]), torch.tensor([1])],
     )
-    result = assign(grid, targets, num_labels=3, center_radius=1.5)
+    result = assign(grid, *targets, num_labels=3, center_radius=1.5)
     assert result.positive[0].nonzero().flatten().tolist() == [6, 7, 34, 36, 52, 53, 54]
     assert result.positive[1].nonzero().flatten().tolist() == [6]
     expected = [
@@ -84,7 +84,7 @@ def test_equal_segments_with_two_labels_give_both_labels() -> None:
     grid = points((16,), ((0.0, 10000.0),), CPU)
     segments = torch.tensor([[2.0, 9.0], [2.0, 9.0005], [1.0, 12.0]])
     result = assign(
-        grid, pad([segments], [torch.tensor([0, 1, 2])]), num_labels=3, center_radius=1.5
+        grid, *pad([segments], [torch.tensor([0, 1, 2])]), num_labels=3, center_radius=1.5
     )
     assert result.classes[0, 5].tolist() == [1, 1, 0]
 
@@ -92,7 +92,7 @@ def test_equal_segments_with_two_labels_give_both_labels() -> None:
 def test_segments_past_the_ends_are_learned_inside() -> None:
     grid = points((16,), ((0.0, 10000.0),), CPU)
     targets = pad([torch.tensor([[-4.0, 3.0], [14.0, 30.0]])], [torch.tensor([0, 1])])
-    result = assign(grid, targets, num_labels=2, center_radius=math.inf)
+    result = assign(grid, *targets, num_labels=2, center_radius=math.inf)
     assert result.positive[0].nonzero().flatten().tolist() == [0, 1, 2, 15]
     assert result.offsets[0, 0].tolist() == [4, 3]
     assert result.offsets[0, 15].tolist() == [1, 15]
@@ -101,12 +101,12 @@ def test_segments_past_the_ends_are_learned_inside() -> None:
 def test_a_segment_without_length_has_no_positive() -> None:
     grid = points((16,), ((0.0, 10000.0),), CPU)
     targets = pad([torch.tensor([[5.0, 5.0]])], [torch.tensor([0])])
-    assert not assign(grid, targets, num_labels=1, center_radius=1.5).positive.any()
+    assert not assign(grid, *targets, num_labels=1, center_radius=1.5).positive.any()
 
 
 def test_no_segments_at_all() -> None:
     grid = points((8, 4), ((0.0, 4.0), (4.0, 10000.0)), CPU)
     targets = pad([torch.zeros(0, 2)] * 2, [torch.zeros(0, dtype=torch.long)] * 2)
-    result = assign(grid, targets, num_labels=3, center_radius=1.5)
+    result = assign(grid, *targets, num_labels=3, center_radius=1.5)
     assert result.classes.shape == (2, 12, 3) and not result.classes.any()
     assert not result.positive.any() and not result.offsets.any()

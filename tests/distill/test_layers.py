@@ -108,12 +108,12 @@ def test_attention_in_blocks_has_the_gradients_of_the_dense_one(
 
 
 @pytest.mark.parametrize("window", [-1, 5])
-def test_a_video_that_is_all_padding_gives_finite_attention(window: int) -> None:
+def test_a_padded_step_sees_itself_where_nothing_is_real(window: int) -> None:
     tensors = torch.randn(3, 1, 2, 12, 4, requires_grad=True)
     query, key, value = tensors.unbind()
     out = layers.attend(query, key, value, torch.zeros(1, 12, dtype=torch.bool), window)
+    torch.testing.assert_close(out, value)  # so that no softmax is empty, on any device
     out.sum().backward()
-    assert out.isfinite().all()
     assert tensors.grad is not None and tensors.grad.isfinite().all()
 
 

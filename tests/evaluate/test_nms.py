@@ -173,6 +173,15 @@ def test_no_candidates_give_no_detections(config: NmsConfig) -> None:
     assert segments.shape == (0, 2) and scores.shape == labels.shape == (0,)
 
 
+def test_hard_nms_drops_at_its_thresholds() -> None:
+    segments, scores = np.array([(0, 1), (5, 6), (7, 8)]), np.array([0.5, 0.4, 0.25])
+    config = replace(HARD, iou_threshold=0.5, min_score=0.25)
+    assert len(suppress(segments, scores, np.zeros(3, dtype=int), config)[1]) == 2
+    config = replace(HARD, iou_threshold=0.0)  # even what does not overlap reaches 0
+    assert len(suppress(segments, scores, np.zeros(3, dtype=int), config)[1]) == 1
+
+
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 def test_segments_without_length_stay_finite(config: NmsConfig) -> None:
     points = np.array([(3, 3), (3, 3), (5, 5), (2, 4)], dtype=np.float64)
