@@ -17,7 +17,7 @@ ELSEWHERE = {
         "Render the built-in benchmark: videos and annotations.",
     ),
     "check": (
-        "extract.check_command",
+        "check",
         "check",
         "Hold videos, annotations and stores against each other.",
     ),

@@ -25,6 +25,7 @@ def test_root_holds_only_the_modules_we_ship() -> None:
     shipped = {
         "__init__.py",
         "__main__.py",
+        "check.py",
         "cli.py",
         "config.py",
         "console.py",

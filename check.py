@@ -1,6 +1,5 @@
-"""The command ``data check``: it opens videos, so it stands with the stage that can."""
+"""The command ``data check``: it opens videos, features and detections, so it joins all stages."""
 
-import importlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -98,9 +97,9 @@ def check(
         for name in store.streams():
             checker.stream(store.stream(name))
     if detections_path:
-        # By name: this stage and the one that knows detections do not import each other.
-        reader = importlib.import_module("tad_distill.evaluate.detections")
-        found = reader.load(detections_path)
+        from tad_distill.evaluate import detections
+
+        found = detections.load(detections_path)
         checker.detections(found.table, found.videos)
     report = checker.report.without(ignore)
     if as_json:
