@@ -15,6 +15,7 @@ from typing import Any
 
 import tad_distill
 from tad_distill.config import ConfigError
+from tad_distill.data import durable
 from tad_distill.distill import checkpoint
 from tad_distill.distill.config import Experiment, dump
 
@@ -63,6 +64,7 @@ class RunFolder:
             for path in (self._model, self._last, self.history.path, self._config):
                 path.unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
+        durable.sweep(self.path)  # what a kill in the middle of a save has left
         table = {
             "tad_distill": tad_distill.__version__,
             "experiment": dump(experiment),

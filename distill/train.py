@@ -45,7 +45,6 @@ def train(experiment: Experiment, out: Path, overwrite: bool = False) -> None:
         Interrupted: A signal asked for a stop; the state is saved.
     """
     device = pick_device(experiment.train.device)
-    checkpoint.seed_everything(experiment.train.seed)
     sources = open_sources(experiment, device)
     folder = RunFolder(out)
     if folder.claim(experiment, sources.identity(), overwrite):
@@ -71,6 +70,8 @@ class Trainer:
         self.sources = sources
         self.device = device
         settings, dataset = experiment.train, sources.dataset
+        # Here and not before: to open a teacher draws numbers that the control does not draw.
+        checkpoint.seed_everything(settings.seed)
         self.model = build(
             experiment.model,
             experiment.head,
