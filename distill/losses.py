@@ -71,19 +71,11 @@ def smooth_l1(values: Tensor, targets: Tensor) -> Tensor:
 
 def iou(segments: Tensor, targets: Tensor) -> Tensor:
     """Intersection over union of paired segments, ``(...,)``; 0 where both are points."""
-    intersection, union = _overlap(segments, targets)
-    return intersection / union.clamp(min=TINY)
-
-
-def giou(segments: Tensor, targets: Tensor) -> Tensor:
-    """Generalised IoU loss in one dimension, ``(...,)`` in [0, 2].
-
-    One minus the IoU plus the part of the enclosing segment that neither covers
-    (Rezatofighi et al. 2019); equals ``1 - iou`` where the two overlap.
-    """
-    intersection, union = _overlap(segments, targets)
-    hull = _hull(segments, targets)
-    return 1 - intersection / union.clamp(min=TINY) + (hull - union) / hull.clamp(min=TINY)
+    first = torch.maximum(segments[..., 0], targets[..., 0])
+    last = torch.minimum(segments[..., 1], targets[..., 1])
+    shared = (last - first).clamp(min=0)
+    lengths = segments[..., 1] - segments[..., 0] + targets[..., 1] - targets[..., 0]
+    return shared / (lengths - shared).clamp(min=TINY)
 
 
 def diou(segments: Tensor, targets: Tensor) -> Tensor:
@@ -93,8 +85,9 @@ def diou(segments: Tensor, targets: Tensor) -> Tensor:
     segment.
     """
     distance = 0.5 * (segments.sum(-1) - targets.sum(-1))
-    hull = _hull(segments, targets).clamp(min=TINY)
-    return 1 - iou(segments, targets) + (distance / hull) ** 2
+    first = torch.minimum(segments[..., 0], targets[..., 0])
+    last = torch.maximum(segments[..., 1], targets[..., 1])
+    return 1 - iou(segments, targets) + (distance / (last - first).clamp(min=TINY)) ** 2
 
 
 def mean_over(values: Tensor, chosen: Tensor) -> Tensor:
@@ -133,17 +126,3 @@ def paper_reg(values: Tensor, targets: Tensor, positive: Tensor) -> Tensor:
 def paper_comp(segments: Tensor, targets: Tensor, positive: Tensor) -> Tensor:
     """The paper's Eq. 3: one minus the IoU of ``(B, N, 2)`` segments, averaged over P."""
     return mean_over(1 - iou(segments, targets), positive)
-
-
-def _overlap(segments: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    first = torch.maximum(segments[..., 0], targets[..., 0])
-    last = torch.minimum(segments[..., 1], targets[..., 1])
-    intersection = (last - first).clamp(min=0)
-    lengths = segments[..., 1] - segments[..., 0] + targets[..., 1] - targets[..., 0]
-    return intersection, lengths - intersection
-
-
-def _hull(segments: Tensor, targets: Tensor) -> Tensor:
-    first = torch.minimum(segments[..., 0], targets[..., 0])
-    last = torch.maximum(segments[..., 1], targets[..., 1])
-    return last - first

@@ -1,6 +1,7 @@
 """The contract of the detection heads, held against every file in the folder."""
 
 import importlib
+import json
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tad_distill import config
-from tad_distill.distill.heads import Head, Targets
+from tad_distill.distill.heads import Head, HeadConfig, Targets
 
 HEADS = config.members("tad_distill.distill.heads")
 # Settings that make each head small; a new head must be listed here.
@@ -34,6 +35,14 @@ def batch() -> tuple[Tensor, Tensor]:
 def targets(*segments: tuple[float, float]) -> Targets:
     labels = torch.arange(len(segments)) % NUM_LABELS
     return Targets(torch.tensor(segments).reshape(-1, 2), labels)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_settings_survive_being_saved(kind: str) -> None:
+    module = importlib.import_module(f"tad_distill.distill.heads.{kind}")
+    for settings in (module.Config(), module.Config(**SMALL[kind])):
+        saved = json.loads(json.dumps(config.dump(settings)))
+        assert config.build(HeadConfig, saved) == settings
 
 
 @pytest.mark.parametrize("kind", HEADS)
