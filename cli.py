@@ -23,12 +23,20 @@ from tad_distill.console import (
 # name -> (module, attribute, help line). The help line stands here so that --help imports nothing.
 COMMANDS = {
     "data": ("data.commands", "data", "Worlds, annotations and feature stores."),
-    "pretrain": ("extract.commands", "pretrain", "Train a backbone to recognise trimmed clips."),
+    "pretrain": (
+        "extract.pretrain_command",
+        "pretrain",
+        "Train a backbone to recognise trimmed clips.",
+    ),
     "extract": ("extract.commands", "extract", "Turn videos into a feature store."),
     "train": ("distill.commands", "train", "Train a teacher, a baseline or a student."),
     "detect": ("detect", "detect", "Find the actions in a video, a folder or a store."),
     "eval": ("evaluate.commands", "evaluate", "Score detections under a named protocol."),
-    "gates": ("evaluate.commands", "gates", "Measure whether a world can show an effect at all."),
+    "gates": (
+        "evaluate.gates_command",
+        "gates",
+        "Measure whether a world can show an effect at all.",
+    ),
     "demo": ("demo", "demo", "The whole pipeline on the built-in benchmark, in minutes."),
 }
 

@@ -1,4 +1,4 @@
-"""The commands ``eval`` and ``gates``."""
+"""The command ``eval``."""
 
 import json
 import time
@@ -10,7 +10,6 @@ import click
 
 from tad_distill import console
 from tad_distill.console import UsageError, UserError
-from tad_distill.evaluate.gates_command import gates as gates
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,11 +1,10 @@
-"""The commands ``extract`` and ``pretrain``."""
+"""The command ``extract``."""
 
 from pathlib import Path
 
 import click
 
 from tad_distill.console import FAILED, UsageError, result
-from tad_distill.extract.pretrain_command import pretrain as pretrain
 
 PRESETS = sorted(
     path.stem
