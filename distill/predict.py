@@ -71,10 +71,8 @@ class Run:
         try:
             experiment = config.build(Experiment, state["experiment"])
         except config.ConfigError as error:
-            made_by = state["provenance"]["tad_distill"]
-            raise UserError(
-                f"{file}: made by version {made_by} of this program: {error}"
-            ) from error
+            version = state["provenance"]["tad_distill"]
+            raise UserError(f"{file}: made by tad-distill {version}: {error}") from error
         labels = tuple(state["labels"])
         model = build(
             experiment.model, experiment.head, experiment.fusion, state["dims"], len(labels)
