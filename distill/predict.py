@@ -1,7 +1,7 @@
 """A finished run finds actions: features of a store to detections in seconds."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +96,15 @@ class Run:
         return next(self.model.parameters()).device
 
 
+@dataclass(frozen=True)
+class Found:
+    """The detections of one video: ``(N, 2)`` seconds, ``(N,)`` scores and label numbers."""
+
+    segments_s: NDArray[np.floating]
+    scores: NDArray[np.floating]
+    labels: NDArray[np.int64]
+
+
 def pick_device(name: str) -> torch.device:
     """``auto`` is CUDA if there is one.
 
@@ -175,11 +184,22 @@ def predict(
     streams = {name: store.stream(name) for name in run.model.streams}
     grid = Grid(streams, store.stream(run.base_spec.stream), data.target_len)
     if videos is None:
-        videos = [video for video in grid.base.videos if not grid.lacking(video)]
+        there = grid.base.videos
+        videos = [video for video in there if not grid.lacking(video)]
+        if len(videos) < len(there):
+            console.log("videos_without_features", left_out=len(there) - len(videos), of=len(there))
     for video in videos:
         if lacking := grid.lacking(video):
             raise UserError(f"{store.path}: video {video}: no features of {', '.join(lacking)}")
-    return predict_on(grid, run.model, run.experiment, run.labels, videos)
+
+    def found() -> Iterator[tuple[str, Found]]:
+        with console.progress("detect", len(videos)) as tick:
+            for video in videos:
+                console.check_stop("nothing was written")
+                yield video, _detect(grid, run.model, run.experiment, video)
+                tick(1)
+
+    return _table(found(), run.labels)
 
 
 def predict_on(
@@ -189,30 +209,25 @@ def predict_on(
     labels: Sequence[str],
     videos: Sequence[str],
 ) -> "pd.DataFrame":
-    """:func:`predict` for a model in eval mode, on an open grid."""
-    names: list[str] = []
-    numbers: list[NDArray[np.int64]] = []
-    scores: list[NDArray[np.floating]] = []
-    ends: list[NDArray[np.floating]] = []
-    with console.progress("detect", len(videos)) as tick:
-        for video in videos:
-            segments_s, found_scores, found_labels = _detect(grid, model, experiment, video)
-            names += [video] * len(segments_s)
-            numbers.append(found_labels)
-            scores.append(found_scores)
-            ends.append(segments_s)
-            tick(1)
-            console.check_stop("no detections are kept")
-    segments = np.concatenate([np.empty((0, 2)), *ends])
-    found = [labels[number] for part in numbers for number in part]
-    score = np.concatenate([np.empty(0), *scores])
-    return detections.table(names, found, score, segments[:, 0], segments[:, 1])
+    """:func:`predict` for a model in eval mode, on an open grid; does not stop for a signal."""
+    return _table(((v, _detect(grid, model, experiment, v)) for v in videos), labels)
 
 
-def _detect(
-    grid: Grid, model: Detector, experiment: Experiment, video: str
-) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.int64]]:
-    """Segments in seconds, scores and label numbers of one video."""
+def _table(found: Iterable[tuple[str, Found]], labels: Sequence[str]) -> "pd.DataFrame":
+    """The detections of all videos as one table."""
+    parts = list(found)
+    segments = np.concatenate([np.empty((0, 2)), *(part.segments_s for _, part in parts)])
+    return detections.table(
+        [video for video, part in parts for _ in part.labels],
+        [labels[number] for _, part in parts for number in part.labels],
+        np.concatenate([np.empty(0), *(part.scores for _, part in parts)]),
+        segments[:, 0],
+        segments[:, 1],
+    )
+
+
+def _detect(grid: Grid, model: Detector, experiment: Experiment, video: str) -> Found:
+    """What is found in one video."""
     parts = list(_candidates(grid, model, experiment, video))
     segments, scores, numbers = suppress(
         torch.cat([part.segments for part in parts]).numpy(),
@@ -223,7 +238,7 @@ def _detect(
     timeline, duration_s = grid.timeline(video), grid.base.entry(video).duration_s
     seconds = timeline.to_seconds(segments.astype(np.float64)).clip(0.0, duration_s)
     inside = seconds[:, 1] > seconds[:, 0]  # a point in the padding can say what lies outside
-    return seconds[inside], scores[inside], numbers[inside]
+    return Found(seconds[inside], scores[inside], numbers[inside])
 
 
 @torch.inference_mode()

@@ -89,7 +89,7 @@ class Trainer:
         self.objective.to(device)
         groups = optim.parameter_groups([self.model, self.objective], settings.weight_decay)
         self._parameters = [p for group in groups for p in group["params"]]
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.lr)
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
         self.average = optim.WeightAverage(self.model, settings.ema)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
         self.validation: Validation | None = None

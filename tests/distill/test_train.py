@@ -171,19 +171,12 @@ def test_a_stopped_run_ends_with_the_same_weights(
     with monkeypatch.context() as patch:
         patch.setattr(console, "stop_requested", lambda: next(asked) >= stop_at)
         patch.setattr(console, "_stop_signal", signal.SIGTERM)
-        patch.setattr("tad_distill.distill.predict.console.check_stop", lambda what: None)
-        patch.setattr("tad_distill.distill.train.console.check_stop", _interrupt)
         with pytest.raises(Interrupted, match=f"step {stop_at} of 7"):
             train(settings, tmp_path / "stopped")
     assert not (tmp_path / "stopped" / "model.pt").exists()
     train(settings, tmp_path / "stopped")
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
     assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")
-
-
-def _interrupt(what: str) -> None:
-    if what.startswith("step"):
-        raise Interrupted(what)
 
 
 def command(settings: Experiment, out: Path) -> list[str]:
