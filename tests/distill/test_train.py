@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -321,6 +322,31 @@ def test_a_teacher_of_other_labels_or_another_grid_is_refused(
     with pytest.raises(UserError, match=r"target_len=None.*target_len=32.*do not correspond"):
         train(student("data.target_len=32"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_of_coarser_features_teaches_on_the_grid_of_the_student(
+    student: Callable[..., Experiment],
+    experiment: Callable[..., Experiment],
+    tmp_path: Path,
+    signal_world: Path,
+    add_stream: Callable[..., Stream],
+) -> None:
+    shutil.copytree(signal_world / "store", tmp_path / "store")
+    fine = Store.open(signal_world / "store").stream("made:tg")
+    halved = {video: fine.read(video)[: len(fine.read(video)) // 2 * 2] for video in fine.videos}
+    halved = {video: (x[0::2] + x[1::2]) / 2 for video, x in halved.items()}
+    spec = {"clip_frames": 4, "stride_frames": 4, "offset_frames": 2}
+    add_stream(tmp_path / "store", "slow:tg", halved, fps=8.0, **spec)
+    settings = (f'data.store="{tmp_path / "store"}"', "train.steps=2")
+    slow = 'model.streams=["slow:tg"]'
+    train(experiment(*settings, slow), tmp_path / "own")
+    with pytest.raises(UserError, match="grid is that of slow:tg .* that of made:rgb .*data.grid"):
+        train(student(*settings, f'teacher.run="{tmp_path / "own"}"'), tmp_path / "run")
+    train(experiment(*settings, slow, 'data.grid="made:rgb"'), tmp_path / "shared")
+    train(student(*settings, f'teacher.run="{tmp_path / "shared"}"'), tmp_path / "run")
+    # Alone, it finds actions on the grid that it was trained on.
+    found = predict(Run.load(tmp_path / "shared", "cpu"), Store.open(tmp_path / "store"), ["v00"])
+    assert set(found["video"]) == {"v00"}
 
 
 def test_missing_streams_and_paths_are_named_at_once(
