@@ -6,6 +6,7 @@ import sys
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -197,7 +198,7 @@ def test_another_spec_is_refused_and_the_differing_keys_are_named(
 
 
 def test_every_setting_but_the_software_changes_the_hash(spec_of: Spec) -> None:
-    changes = [
+    changes: list[dict[str, Any]] = [
         {"stream": "i3d:flow"}, {"backbone": "r50"}, {"modality": "flow"}, {"weights": {}},
         {"fps": 25}, {"clip_frames": 8}, {"stride_frames": 8}, {"offset_frames": 0},
         {"shape": (8, 4)}, {"dtype": "float32"}, {"details": {"size": 225}},
@@ -213,7 +214,7 @@ def test_every_setting_but_the_software_changes_the_hash(spec_of: Spec) -> None:
     [{"stride_frames": 0}, {"clip_frames": float("nan")}, {"fps": -1}, {"shape": ()},
      {"shape": (0,)}, {"dtype": "int8"}, {"stream": "../x"}, {"stream": ""}],
 )  # fmt: skip
-def test_impossible_specs_are_refused(spec_of: Spec, bad: dict[str, object]) -> None:
+def test_impossible_specs_are_refused(spec_of: Spec, bad: dict[str, Any]) -> None:
     with pytest.raises(UserError):
         spec_of(**bad)
 
