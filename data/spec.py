@@ -173,7 +173,7 @@ def to_rows(video: str, feats: NDArray[Any], spec: StreamSpec) -> tuple[NDArray[
         raise UserError(f"video {video}: no features (0 steps); is it shorter than a clip?")
     if not np.issubdtype(feats.dtype, np.number) or np.iscomplexobj(feats):
         raise UserError(f"video {video}: features are {feats.dtype}, expected numbers")
-    max_abs = max(float(feats.max()), -float(feats.min()))
+    max_abs = _largest(feats)
     if not np.isfinite(max_abs):
         finite = np.isfinite(feats).reshape(len(feats), -1)
         raise UserError(
@@ -186,8 +186,18 @@ def to_rows(video: str, feats: NDArray[Any], spec: StreamSpec) -> tuple[NDArray[
             f"video {video}: a feature has magnitude {max_abs:g}, {spec.dtype} holds up to "
             f"{limit:g}; store {spec.stream} as another dtype or scale it"
         )
-    rows = feats.reshape(len(feats), -1).astype(np.dtype(spec.dtype).newbyteorder("<"))
-    return rows, max_abs
+    kind = np.dtype(spec.dtype).newbyteorder("<")
+    return feats.reshape(len(feats), -1).astype(kind, copy=False), max_abs
+
+
+def _largest(feats: NDArray[Any]) -> float:
+    """The largest magnitude; NaN or infinity if there is one."""
+    if feats.dtype == np.float16:
+        # The bits of the magnitude are in the order of the magnitudes, NaN last; comparing them
+        # is some twenty times as fast as comparing float16.
+        bits = (np.ascontiguousarray(feats).view(np.uint16) & 0x7FFF).max()
+        return float(bits.view(np.float16))
+    return max(float(feats.max()), -float(feats.min()))
 
 
 def _canonical(table: Mapping[str, Any]) -> str:
