@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 misused, 75 interrupted (run the same command ag
 import importlib
 import os
 import sys
+from collections.abc import Callable
 
 import click
 
@@ -20,9 +21,11 @@ from tad_distill.console import (
     stop_on_signals,
 )
 
+Table = dict[str, tuple[str, str, str]]
+
 # name -> (module, attribute, help line). The help line stands here so that --help imports nothing.
-COMMANDS = {
-    "data": ("data.commands", "data", "Worlds, annotations and feature stores."),
+COMMANDS: Table = {
+    "data": ("cli", "data", "Worlds, annotations and feature stores."),
     "pretrain": (
         "extract.pretrain_command",
         "pretrain",
@@ -39,37 +42,54 @@ COMMANDS = {
     ),
     "demo": ("demo", "demo", "The whole pipeline on the built-in benchmark, in minutes."),
 }
+DATA_COMMANDS: Table = {
+    "world": ("data.world.commands", "world", "Render the built-in benchmark."),
+    "check": ("check", "check", "Hold videos, annotations and stores against each other."),
+    "import": ("data.commands", "import_", "Take features made elsewhere into a store."),
+    "export": ("data.commands", "export", "Write the npy files that other tools read."),
+    "info": ("data.commands", "info", "What a store holds, stream by stream."),
+    "verify": ("data.commands", "verify", "Hold a store against its checksums."),
+    "repair": ("data.commands", "repair", "Put damaged files aside; say what to extract again."),
+    "index": ("data.commands", "index", "Write the index anew after files were moved by hand."),
+}
 
 
 class Commands(click.Group):
     """A group that imports a command only when it is asked for."""
 
+    def __init__(self, *, table: Table, name: str, callback: Callable[[], None], help: str) -> None:
+        """Take the commands from a table."""
+        options = {"help_option_names": ["-h", "--help"]}
+        super().__init__(name=name, callback=callback, help=help, context_settings=options)
+        self.table = table
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands in the order of use."""
-        return list(COMMANDS)
+        return list(self.table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command."""
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self.table:
             return None
-        module, attribute, _ = COMMANDS[cmd_name]
+        module, attribute, _ = self.table[cmd_name]
         command = getattr(importlib.import_module(f"tad_distill.{module}"), attribute)
         assert isinstance(command, click.Command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands from the table above."""
+        """List the commands from the table, importing none."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, row[2]) for name, row in COMMANDS.items()])
+            formatter.write_dl([(name, row[2]) for name, row in self.table.items()])
 
 
-@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="tad-distill")
-def cli() -> None:
-    """Find when and which actions happen in a video, from RGB alone.
+HELP = """Find when and which actions happen in a video, from RGB alone.
 
-    videos -> extract -> feature store -> train -> run -> detect -> detections -> eval -> mAP
-    """
+videos -> extract -> feature store -> train -> run -> detect -> detections -> eval -> mAP
+"""
+data = Commands(table=DATA_COMMANDS, name="data", callback=lambda: None, help=COMMANDS["data"][2])
+cli: click.Command = click.version_option(__version__, prog_name="tad-distill")(
+    Commands(table=COMMANDS, name="tad-distill", callback=lambda: None, help=HELP)
+)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -1,6 +1,5 @@
 """The commands under ``tad-distill data``. What they need is imported when they run."""
 
-import importlib
 import json
 from pathlib import Path
 from typing import Literal
@@ -9,54 +8,10 @@ import click
 
 from tad_distill.console import UsageError, UserError, log, result, table
 
-# Commands that live elsewhere: name -> (module, attribute, help line).
-ELSEWHERE = {
-    "world": (
-        "data.world.commands",
-        "world",
-        "Render the built-in benchmark: videos and annotations.",
-    ),
-    "check": (
-        "check",
-        "check",
-        "Hold videos, annotations and stores against each other.",
-    ),
-}
-
-
-class LazyGroup(click.Group):
-    """A group whose commands from elsewhere are imported only when they are asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands in the order of use."""
-        return [*ELSEWHERE, *self.commands]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Find one command, importing it if it lives elsewhere."""
-        if cmd_name not in ELSEWHERE:
-            return super().get_command(ctx, cmd_name)
-        module, attribute, _ = ELSEWHERE[cmd_name]
-        command = getattr(importlib.import_module(f"tad_distill.{module}"), attribute)
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing any."""
-        rows = [(name, row[2]) for name, row in ELSEWHERE.items()]
-        rows += [(name, command.get_short_help_str(80)) for name, command in self.commands.items()]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
-
-
 STORE = click.argument("store", type=click.Path(path_type=Path))
 
 
-@click.group(cls=LazyGroup)
-def data() -> None:
-    """Worlds, annotations and feature stores."""
-
-
-@data.command("import")
+@click.command("import")
 @click.argument("form", type=click.Choice(["npy", "csv", "h5", "npz"]))
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--store", type=click.Path(path_type=Path), required=True, help="Where to.")
@@ -138,7 +93,7 @@ def import_(
         )
 
 
-@data.command()
+@click.command()
 @STORE
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
@@ -163,7 +118,7 @@ def export(store: Path, out: Path, streams: tuple[str, ...]) -> None:
         raise UserError(f"{len(report.failed)} videos were not exported, see above")
 
 
-@data.command()
+@click.command()
 @STORE
 @click.option("--json", "as_json", is_flag=True, help="Everything, for programs.")
 @click.option("--videos", metavar="STREAM", help="List the videos of one stream instead.")
@@ -190,7 +145,7 @@ def info(store: Path, as_json: bool, videos: str | None) -> None:
             log("failed", stream=stream["stream"], **failure)
 
 
-@data.command()
+@click.command()
 @STORE
 @click.option("--quick", is_flag=True, help="Sizes and indices only: milliseconds per file.")
 def verify(store: Path, quick: bool) -> None:
@@ -209,7 +164,7 @@ def verify(store: Path, quick: bool) -> None:
     log("verified", store=store, quick=quick, remarks=len(findings))
 
 
-@data.command()
+@click.command()
 @STORE
 @click.option(
     "--pack", is_flag=True, help="Also seal what workers left unsealed that will not come back."
@@ -229,7 +184,7 @@ def repair(store: Path, pack: bool) -> None:
         lost=len(done.lost), packed=len(packed))  # fmt: skip
 
 
-@data.command()
+@click.command()
 @STORE
 def index(store: Path) -> None:
     """Write the index of every stream from its shards, after files were moved by hand."""
