@@ -1,8 +1,8 @@
 """Read the features of one stream, from any process and any thread."""
 
-import json
 import os
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tad_distill.data import catalog, shards
 from tad_distill.data.catalog import Catalog, MissingShard
 from tad_distill.data.spec import StreamSpec
 from tad_distill.data.timeline import Timeline
-from tad_distill.data.writer import FAILED, Failure, Writer
+from tad_distill.data.writer import FAILED, Failure, Writer, read_failure
 
 MAX_OPEN_SHARDS = 64
 
@@ -164,18 +164,12 @@ class Stream:
         return rows.reshape(stop - start, *self.spec.shape)
 
     def failed(self) -> list[Failure]:
-        """The videos that could not be extracted and are not committed, sorted by name."""
+        """The videos whose present source could not be extracted, sorted by name."""
         failures = []
         for unit in catalog.list_units(self.folder, FAILED):
             for path in unit.glob("*.json"):
-                try:
-                    failure = Failure(**json.loads(path.read_bytes()))
-                except FileNotFoundError:  # it has succeeded meanwhile
-                    continue
-                except (ValueError, TypeError) as error:
-                    raise UserError(f"{path}: cannot be read: {error}; delete it") from error
-                if failure.video not in self:
-                    failures.append(failure)
+                with suppress(FileNotFoundError):  # it has succeeded meanwhile
+                    failures.append(read_failure(path))
         return sorted(failures, key=lambda failure: (failure.video, failure.unit))
 
     def writer(self, unit: str) -> Writer:

@@ -43,6 +43,19 @@ class Failure:
     unit: str
 
 
+def read_failure(path: Path) -> Failure:
+    """Read what ``Writer.fail`` wrote.
+
+    Raises:
+        UserError: The file is damaged.
+        FileNotFoundError: It is gone.
+    """
+    try:
+        return Failure(**json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}; delete it") from error
+
+
 class Writer:
     """Writes the videos of one unit of work; get one from ``Stream.writer``.
 
@@ -116,7 +129,7 @@ class Writer:
         self._write_part(self._parts / f"{key}.h5", columns, max_abs, data)
         self._part_keys.add(key)
         self._versions[video] = (int(columns["version"][0]), source_hash)
-        (self._failures / f"{key}.json").unlink(missing_ok=True)
+        self._forget_failures(video)
 
     def fail(self, video: str, *, reason: str, source_hash: str, traceback: str = "") -> None:
         """Record that a video cannot be turned into features, and why."""
@@ -195,6 +208,14 @@ class Writer:
                 if attempt + 1 == _ATTEMPTS:
                     raise
 
+    def _forget_failures(self, video: str) -> None:
+        """Unlink what is recorded about a video, in whatever unit it failed."""
+        for folder in catalog.list_units(self.folder, FAILED):
+            for path in folder.glob(f"{_readable(video)}-*.json"):
+                with suppress(FileNotFoundError):  # another worker has been here
+                    if read_failure(path).video == video:
+                        path.unlink()
+
     def _version(self, video: str, source_hash: str) -> int:
         """One more than the newest committed one, unless that is of the same source."""
         known = self._versions.get(video) or self._sealed_as(video)
@@ -220,6 +241,9 @@ def _file_name(video: str, source_hash: str) -> str:
     The hash keeps apart names that differ only in what file systems ignore, and makes the part
     of another source another file.
     """
-    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", video)[:60]
     digest = hashlib.sha256(f"{video}\0{source_hash}".encode()).hexdigest()
-    return f"{readable}-{digest[:16]}"
+    return f"{_readable(video)}-{digest[:16]}"
+
+
+def _readable(video: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", video)[:60]

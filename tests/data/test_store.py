@@ -268,6 +268,30 @@ def test_state_follows_the_source(tmp_path: Path, spec_of: Spec) -> None:
         assert stream.failed() == []
 
 
+def test_a_success_ends_all_failures_of_a_video_and_of_no_other(
+    tmp_path: Path, spec_of: Spec
+) -> None:
+    stream = Store.create(tmp_path / "s").create_stream(spec_of())
+    for video, source, unit in (("a b", "1", "u"), ("a b", "2", "v"), ("a_b", "1", "u")):
+        stream.writer(unit).fail(video, reason="broken", source_hash=source)
+    assert [f.video for f in stream.failed()] == ["a b", "a b", "a_b"]
+    commit(stream, "a b", np.ones((2, 32)), source="3", unit="w")
+    assert [f.video for f in stream.failed()] == ["a_b"]
+    stream.refresh()
+    stream.writer("w").fail("a b", reason="the new cut is broken", source_hash="4")
+    assert [f.reason for f in stream.failed()] == ["the new cut is broken", "broken"]
+    assert "a b" in stream and stream.writer("w").state("a b", "4") == "failed"
+
+
+def test_a_damaged_failure_record_is_named(tmp_path: Path, spec_of: Spec) -> None:
+    stream = Store.create(tmp_path / "s").create_stream(spec_of())
+    stream.writer("u").fail("a", reason="broken", source_hash="1")
+    (path,) = (stream.folder / "failed" / "u").iterdir()
+    path.write_text("{")
+    with pytest.raises(UserError, match="delete it"):
+        stream.failed()
+
+
 def test_a_changed_source_replaces_the_video_and_the_newest_counts(
     tmp_path: Path, spec_of: Spec
 ) -> None:
