@@ -5,6 +5,7 @@ one plain ``key=value`` line that is never wrapped. Only this module knows rich.
 """
 
 import json
+import os
 import signal
 import sys
 import time
@@ -162,6 +163,7 @@ def progress(label: str, total: float) -> Iterator[Step]:
     yield write
 
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _stop_signal: int | None = None
 
 
@@ -169,14 +171,20 @@ def stop_on_signals() -> None:
     """Let SIGTERM and SIGUSR1 ask for a stop at the next safe point instead of killing the run.
 
     Batch systems send them before they take a node away; :func:`check_stop` is the safe point.
+    Forked children, which have no safe point, die of them as usual.
     """
 
     def remember(number: int, frame: FrameType | None) -> None:
         global _stop_signal
         _stop_signal = number
 
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    def forget() -> None:
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in STOP_SIGNALS:
         signal.signal(number, remember)
+    os.register_at_fork(after_in_child=forget)
 
 
 def stop_requested() -> bool:

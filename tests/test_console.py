@@ -99,6 +99,18 @@ def test_a_signal_becomes_exit_75_at_the_next_safe_point(number: str) -> None:
     assert f"stopped by {number}: epoch 3 is saved; run the same command again" in ended.stderr
 
 
+def test_a_forked_child_still_dies_of_a_stop_signal() -> None:
+    code = (
+        "import os, signal, time; from tad_distill import console\n"
+        "console.stop_on_signals()\n"
+        "child = os.fork()\n"
+        "if not child: time.sleep(30); os._exit(0)\n"
+        "os.kill(child, signal.SIGTERM)\n"
+        "assert os.waitpid(child, 0)[1] == signal.SIGTERM and not console.stop_requested()"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=20)
+
+
 def test_help_is_quick_and_needs_no_torch() -> None:
     code = (
         "import sys, time; start = time.perf_counter()\n"
