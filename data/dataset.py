@@ -271,6 +271,22 @@ class Dataset:
         return np.array(ends, dtype=np.float64).reshape(-1, 2), torch.tensor(numbers).long()
 
 
+@dataclass(frozen=True)
+class Windows(torch.utils.data.Dataset[Sample]):
+    """The training windows of one epoch, as a loader reads them."""
+
+    dataset: Dataset
+    epoch: int
+
+    def __len__(self) -> int:
+        """How many videos there are."""
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        """A video's window."""
+        return self.dataset.window(index, self.epoch)
+
+
 def _choose(count: int, fraction: float, seed: int) -> list[int]:
     """A seeded share of ``count`` things, at least one; larger shares contain smaller ones."""
     order = np.random.default_rng(seed).permutation(count)

@@ -9,7 +9,6 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from torch.utils.data import DataLoader
 
 from tad_distill import console
 from tad_distill.console import UserError
-from tad_distill.data.batch import Batch, Sample
-from tad_distill.data.dataset import Dataset
+from tad_distill.data.batch import Batch
+from tad_distill.data.dataset import Windows
 from tad_distill.distill import checkpoint, optim
 from tad_distill.distill.config import Experiment, dump
 from tad_distill.distill.model import build
@@ -284,19 +283,3 @@ class Trainer:
         precision = self.experiment.train.precision
         dtype = None if precision == "float32" else getattr(torch, precision)
         return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
-
-
-@dataclass(frozen=True)
-class Windows(torch.utils.data.Dataset[Sample]):
-    """The training windows of one epoch, as a loader reads them."""
-
-    dataset: Dataset
-    epoch: int
-
-    def __len__(self) -> int:
-        """How many videos there are."""
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Sample:
-        """A video's window."""
-        return self.dataset.window(index, self.epoch)
