@@ -230,12 +230,12 @@ class Dataset:
         size = min(size, len(labelled))
         num_batches = len(labelled) // size
         order = random.permutation(labelled)[: num_batches * size].reshape(num_batches, -1)
-        if not len(unlabelled) or not size_unlabelled:
-            return [[int(i) for i in row] for row in order]
-        rounds = -(-num_batches * size_unlabelled // len(unlabelled))
-        extra = np.concatenate([random.permutation(unlabelled) for _ in range(rounds)])
-        extra = extra[: num_batches * size_unlabelled].reshape(num_batches, -1)
-        return [[int(i) for i in row] for row in np.concatenate([order, extra], axis=1)]
+        if len(unlabelled) and size_unlabelled:
+            num_extra = num_batches * size_unlabelled
+            rounds = range(-(-num_extra // len(unlabelled)))
+            extra = np.concatenate([random.permutation(unlabelled) for _ in rounds])[:num_extra]
+            order = np.concatenate([order, extra.reshape(num_batches, -1)], axis=1)
+        return [[int(i) for i in row] for row in order]
 
     def present(self, videos: Sequence[str], grid: Grid) -> list[str]:
         """The videos that have features; what is done about the others is ``data.missing``.
