@@ -134,7 +134,7 @@ class Dataset:
         used = [v for v in present if v.name in with_labels or config.unlabelled]
         self.videos = [video.name for video in used]
         self.labelled = [video.name in with_labels for video in used]
-        self._segments = [self._annotated(v, v.name in with_labels) for v in used]
+        self._segments = [self._annotated(*pair) for pair in zip(used, self.labelled, strict=True)]
         self.counts = {
             "videos": len(names),
             "labelled": sum(self.labelled),
@@ -150,11 +150,10 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """A short name for the videos, how long they are, their segments and all labels."""
+        rows = zip(self.videos, self.labelled, self._segments, strict=True)
         facts = [
             [video, labelled, self.grid.num_steps(video), segments.tolist(), labels.tolist()]
-            for video, labelled, (segments, labels) in zip(
-                self.videos, self.labelled, self._segments, strict=True
-            )
+            for video, labelled, (segments, labels) in rows
         ]
         text = json.dumps([list(self._numbers), facts])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -266,9 +265,9 @@ class Dataset:
                     f"the {len(self._numbers)} that the model knows "
                     f"({', '.join(list(self._numbers)[:NAMED])}, ...)"
                 )
-        ends = [[annotation.start_s, annotation.end_s] for annotation in annotations]
-        numbers = [self._numbers[annotation.label] for annotation in annotations]
-        return np.array(ends, dtype=np.float64).reshape(-1, 2), torch.tensor(numbers).long()
+        ends = np.array([[a.start_s, a.end_s] for a in annotations], dtype=np.float64)
+        numbers = torch.tensor([self._numbers[a.label] for a in annotations]).long()
+        return ends.reshape(-1, 2), numbers
 
 
 @dataclass(frozen=True)
