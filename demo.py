@@ -213,7 +213,9 @@ def report(out: Path, num_seeds: int) -> None:
         ]
         for row in ROWS
     }
-    result((out / "logs/gates.log").read_text().split("\n", 1)[1])
+    # Results only: the log's first line is the command, and events stand beside what was asked for.
+    lines = (out / "logs/gates.log").read_text().splitlines()[1:]
+    result("\n".join(line for line in lines if not line.startswith("event=")) + "\n")
     first = scores["rgb"][0]
     columns = ["detector", *(f"{t:.1f}" for t in first["tiou"]), "average", "sd"]
     rows = []
@@ -221,11 +223,28 @@ def report(out: Path, num_seeds: int) -> None:
         at = [mean(s["mAP"][i] for s in scores[row]) for i in range(len(first["tiou"]))]
         rows.append([title, *(f"{100 * v:.1f}" for v in at), *spread(averages(scores[row]))])
     table(columns, rows, title=f"mAP in percent by tIoU, test split, {num_seeds} seed(s)")
+    result(basis(out))
     if num_seeds > 1:
         pairs = zip(averages(scores["student"]), averages(scores["control"]), strict=True)
         difference, sd = spread([a - b for a, b in pairs])
         result(f"student minus control, paired by seed: {difference} (sd {sd})")
     draw(out, scores)
+
+
+def basis(out: Path) -> str:
+    """What the numbers rest on, in one line."""
+    run = json.loads((run_of(out, "two_stream", 0) / "test.json").read_text())["provenance"]
+    world = json.loads((out / "world/annotations.json").read_text())["world"]
+    seen = []
+    for stream, weights in run["pretraining"].items():
+        notes = weights["pretraining"]
+        tasks = " + ".join(f"{weight:g} {task}" for task, weight in notes["tasks"].items())
+        seen.append(f"{stream} {notes['config']['steps']} steps on {tasks}")
+    return (
+        f"presets world_*, world {world['version']} (seed {world['seed']}, "
+        f"{run['counts']['videos']} training videos), features {run['features']}; "
+        f"backbones pretrained on rendered clips: {', '.join(seen)}"
+    )
 
 
 def averages(scores: list[dict[str, float]]) -> list[float]:
