@@ -100,9 +100,14 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
         fail("interrupted from the keyboard; run the same command again to go on", INTERRUPTED)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show(sys.stderr)
-        sys.exit(MISUSED if isinstance(error, click.UsageError) else FAILED)
+        sys.exit(MISUSED)
+    except click.UsageError as error:
+        where = f"{error.ctx.command_path} --help" if error.ctx else "tad-distill --help"
+        fail(f"{error.format_message().rstrip('.')}; see {where}", MISUSED)
+    except click.ClickException as error:
+        fail(error.format_message(), FAILED)
     except UserError as error:
         fail(str(error), error.exit_code)
     except Interrupted as error:

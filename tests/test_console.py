@@ -131,3 +131,10 @@ def test_an_unknown_command_is_a_misuse() -> None:
     )
     assert ended.returncode == console.MISUSED
     assert "No such command 'trian'" in ended.stderr
+
+
+def test_a_misuse_is_one_line_that_says_where_to_look() -> None:
+    line = [sys.executable, "-P", "-m", "tad_distill", "data", "info"]
+    ended = subprocess.run(line, capture_output=True, text=True)
+    assert ended.returncode == console.MISUSED
+    assert ended.stderr == "Error: Missing argument 'STORE'; see tad-distill data info --help\n"
