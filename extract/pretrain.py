@@ -107,6 +107,7 @@ def pretrain(job: Job, config: PretrainConfig, device: torch.device) -> list[Tas
     if done := _done_before(job.out, notes):
         return done
     job.out.parent.mkdir(parents=True, exist_ok=True)
+    durable.sweep(job.out.parent)
     torch.manual_seed(config.seed)
     widths = [len(clips.classes[task]) for task in tasks]
     network = ClipClassifier(backbone, widths, config.dropout).to(device)
