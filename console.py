@@ -163,7 +163,6 @@ def progress(label: str, total: float) -> Iterator[Step]:
     yield write
 
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _stop_signal: int | None = None
 
 
@@ -174,17 +173,17 @@ def stop_on_signals() -> None:
     Forked children, which have no safe point, die of them as usual.
     """
 
+    owner = os.getpid()
+
     def remember(number: int, frame: FrameType | None) -> None:
         global _stop_signal
+        if os.getpid() != owner:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         _stop_signal = number
 
-    def forget() -> None:
-        for number in STOP_SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-
-    for number in STOP_SIGNALS:
+    for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, remember)
-    os.register_at_fork(after_in_child=forget)
 
 
 def stop_requested() -> bool:
