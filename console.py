@@ -172,7 +172,6 @@ def stop_on_signals() -> None:
     Batch systems send them before they take a node away; :func:`check_stop` is the safe point.
     Forked children, which have no safe point, die of them as usual.
     """
-
     owner = os.getpid()
 
     def remember(number: int, frame: FrameType | None) -> None:

@@ -103,8 +103,10 @@ def test_a_forked_child_still_dies_of_a_stop_signal() -> None:
     code = (
         "import os, signal, time; from tad_distill import console\n"
         "console.stop_on_signals()\n"
+        "reader, writer = os.pipe()\n"
         "child = os.fork()\n"
-        "if not child: time.sleep(30); os._exit(0)\n"
+        "if not child: os.write(writer, b'.'); time.sleep(30); os._exit(0)\n"
+        "os.read(reader, 1)\n"  # Python forgets what arrives while it is forking
         "os.kill(child, signal.SIGTERM)\n"
         "assert os.waitpid(child, 0)[1] == signal.SIGTERM and not console.stop_requested()"
     )
