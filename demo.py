@@ -48,9 +48,13 @@ class Step:
 
 @click.command()
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs/demo"),
+    show_default=True,
+    help="Folder for everything: world, weights, features, runs, logs, pictures.",
 )
-@click.option("--seeds", default=3, show_default=True, help="Detectors trained per row.")
+@click.option("--seeds", default=2, show_default=True, help="Detectors trained per row.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the world.")
 @click.option("--tiny", is_flag=True, help="The smallest form: checks the plumbing, shows nothing.")
 @click.option("--jobs", type=int, help="Commands at once; the number of cores if left out.")

@@ -38,7 +38,11 @@ STORE = click.argument("store", type=click.Path(path_type=Path))
 @click.option("--prefix", default="", help="Take it from the front of names, as in v_.")
 @click.option("--suffix", default="", help="Take it from the end of names, as in _rgb.")
 @click.option(
-    "--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True
+    "--dtype",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="As stored; float16 halves the store.",
 )
 @click.option("--note", default="", help="Where the features come from; kept with them.")
 def import_(
