@@ -34,8 +34,10 @@ SUFFIXES = frozenset(
 # More frames missing than this share of what the container claims is worth a warning.
 SHORTFALL = 0.02
 
-# Failed reads in a row that are taken for the end of the file when it claims no frame count.
+# Failed reads in a row that are taken for the end of the file: when it claims no frame count, and
+# at most (two seconds of reading; a damaged header can claim billions of frames).
 TRIES_AT_END = 16
+MAX_TRIES_AT_END = 20_000
 
 _TURNS = {
     90: cv2.ROTATE_90_CLOCKWISE,
@@ -283,7 +285,7 @@ def _frames(capture: cv2.VideoCapture, facts: VideoFacts, found: Decoded) -> Ite
         if not ok:
             failures += 1
             left = facts.num_frames - found.num_decoded if facts.num_frames else TRIES_AT_END
-            if failures > left:
+            if failures > min(left, MAX_TRIES_AT_END):
                 return
             continue
         if failures and found.num_decoded:

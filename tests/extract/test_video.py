@@ -141,10 +141,11 @@ def test_reading_goes_on_behind_damage_and_times_stay_true(
     np.testing.assert_allclose(given[-40:], whole[-40:], atol=3)
 
 
-def test_a_shortfall_is_told(ramp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class EndsEarly:
-        """A capture whose file ends before what its container claims."""
+def ends_early(monkeypatch: pytest.MonkeyPatch, num_claimed: int) -> None:
+    """Let every file end after 40 frames, whatever its container claims."""
+    cv2_capture = cv2.VideoCapture
 
+    class EndsEarly:
         def __init__(self, *args: object) -> None:
             self._capture = cv2_capture(*args)
             self._num_read = 0
@@ -152,15 +153,31 @@ def test_a_shortfall_is_told(ramp: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         def __getattr__(self, name: str) -> object:
             return getattr(self._capture, name)
 
+        def get(self, what: int) -> float:
+            claimed = what == cv2.CAP_PROP_FRAME_COUNT
+            return float(num_claimed) if claimed else self._capture.get(what)
+
         def read(self) -> tuple[bool, object]:
             self._num_read += 1
             return self._capture.read() if self._num_read <= 40 else (False, None)
 
-    cv2_capture = cv2.VideoCapture
     monkeypatch.setattr(video.cv2, "VideoCapture", EndsEarly)
+
+
+def test_a_shortfall_is_told(ramp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends_early(monkeypatch, num_claimed=50)
     decoder = Decoder(ramp)
     assert len(levels(decoder)) == 40
     assert decoder.decoded.warnings == ["40 of the 50 frames claimed decode (20.0% are missing)"]
+
+
+def test_a_claim_of_billions_of_frames_does_not_hang(
+    ramp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends_early(monkeypatch, num_claimed=2**39)
+    decoder = Decoder(ramp)
+    assert len(levels(decoder)) == 40
+    assert "40 of the 549755813888 frames claimed decode" in decoder.decoded.warnings[0]
 
 
 def test_the_facts_of_a_file(ramp: Path) -> None:
