@@ -245,8 +245,9 @@ def basis(out: Path) -> str:
         tasks = " + ".join(f"{weight:g} {task}" for task, weight in notes["tasks"].items())
         seen.append(f"{stream} {notes['config']['steps']} steps on {tasks}")
     return (
-        f"presets world_*, world {world['version']} (seed {world['seed']}, "
-        f"{run['counts']['videos']} training videos), features {run['features']}; "
+        f"presets world_*, world {world['version']} (seed {world['seed']}), "
+        f"{run['counts']['labelled']} of {run['counts']['videos']} training videos labelled, "
+        f"features {run['features']}; "
         f"backbones pretrained on rendered clips: {', '.join(seen)}"
     )
 
