@@ -79,15 +79,19 @@ class Timeline:
         )
 
 
-def nearest_frames(times_s: NDArray[np.floating], fps: float) -> NDArray[np.int64]:
+def nearest_frames(
+    times_s: NDArray[np.floating], fps: float, end_s: float | None = None
+) -> NDArray[np.int64]:
     """Which frame stands for each tick of a constant rate: the nearest, ties to the earlier.
 
-    Tick ``k`` lies ``k / fps`` seconds after the first frame; ticks go on as long as they are not
-    later than half a tick after the last frame.
+    Tick ``k`` lies ``k / fps`` seconds after the first frame; there are ticks as long as the last
+    frame is shown.
 
     Args:
         times_s: ``(N,)`` presentation times of the frames, ascending, N >= 1.
         fps: Ticks per second.
+        end_s: When the last frame goes, on the same axis; by default it is shown as long as the
+            others are on average.
 
     Returns:
         ``(K,)`` indices into the frames, ascending; a frame may stand for several ticks or none.
@@ -96,8 +100,12 @@ def nearest_frames(times_s: NDArray[np.floating], fps: float) -> NDArray[np.int6
     array([0, 2])
     """
     times = np.asarray(times_s, dtype=np.float64) - float(times_s[0])
+    if end_s is None:
+        end = times[-1] + (times[-1] / (len(times) - 1) if len(times) > 1 else 1 / fps)
+    else:
+        end = end_s - float(times_s[0])
     # A tick may fall on the exact middle of two frames; float noise must not decide such ties.
     eps = 1e-6
-    ticks = np.arange(int(np.floor((times[-1] + 0.5 / fps) * fps - eps)) + 1) / fps
+    ticks = np.arange(max(1, int(np.ceil((end - eps) * fps)))) / fps
     middles = (times[1:] + times[:-1]) / 2
     return np.searchsorted(middles + eps, ticks, side="left").astype(np.int64)

@@ -1,5 +1,7 @@
 """When each decoded frame is shown, and which frames stand for the ticks of a constant rate."""
 
+import math
+
 # A claimed rate above this is a time base and not a rate (WMV and some WebM claim 1000).
 MAX_FPS = 480.0
 
@@ -95,7 +97,7 @@ class NearestTicks:
     """The streaming form of :func:`tad_distill.data.timeline.nearest_frames`, in constant memory.
 
     >>> ticks = NearestTicks(fps=12.5)
-    >>> [ticks.push(time_s) for time_s in (0.0, 0.04, 0.08, 0.12)], ticks.finish()
+    >>> [ticks.push(time_s) for time_s in (0.0, 0.04, 0.08, 0.12)], ticks.finish(0.16)
     ([0, 1, 0, 1], 0)
     """
 
@@ -124,8 +126,8 @@ class NearestTicks:
             self._next += 1
         return self._next - first
 
-    def finish(self) -> int:
-        """How many ticks the last frame stands for."""
+    def finish(self, end_s: float) -> int:
+        """How many ticks the last frame stands for; it goes ``end_s`` after the first one came."""
         assert self._time_s is not None, "no frame"
-        end = int((self._time_s + 0.5 / self._fps) * self._fps - self._EPS) + 1
-        return max(0, end - self._next)
+        num_ticks = max(1, math.ceil((end_s - self._EPS) * self._fps))
+        return max(0, num_ticks - self._next)

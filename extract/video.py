@@ -206,7 +206,7 @@ class Decoder:
             before = image
         if before is None:
             raise VideoError(_nothing_decodes(self._path, facts))
-        repeats = ticks.finish() if ticks else 1
+        repeats = ticks.finish(clock.duration_s) if ticks else 1
         if repeats:
             yield before, repeats
         self._conclude(clock)

@@ -10,7 +10,8 @@ from tad_distill.extract.clock import Clock, NearestTicks
 def streamed(times: np.ndarray, fps: float) -> list[int]:
     ticks = NearestTicks(fps)
     counts = [ticks.push(time_s) for time_s in times]
-    counts = [*counts[1:], ticks.finish()]
+    gap = times[-1] / (len(times) - 1) if len(times) > 1 else 1 / fps
+    counts = [*counts[1:], ticks.finish(times[-1] + gap)]
     return [index for index, count in enumerate(counts) for _ in range(count)]
 
 
