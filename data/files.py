@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tad_distill.console import UserError
+from tad_distill.data import durable
 
 
 def read_text(path: Path) -> str:
@@ -38,12 +39,14 @@ def read_text(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing: under a temporary name first; gzip if it ends in ``.gz``."""
+    """Write a whole file or nothing, durably; gzip if it ends in ``.gz``.
+
+    Raises:
+        WriteError: The disk is full, or any other error of writing.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     data = text.encode()
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
-    partial.replace(path)
+    durable.write_bytes(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ A file appears under its name only when it is complete and on disk: written unde
 fsync, rename. Nothing is unpickled but tensors and plain values.
 """
 
+import io
 import json
 import pickle
 import random
@@ -13,7 +14,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tad_distill.console import UserError
 from tad_distill.data import durable
@@ -25,8 +25,9 @@ def save(state: Mapping[str, Any], path: Path) -> None:
     Raises:
         UserError: The disk is full, or any other error of writing.
     """
-    with durable.replacing(path, _num_bytes(state)) as temporary:
-        torch.save(dict(state), temporary)
+    buffer = io.BytesIO()  # on a full disk torch's own writer ends in an error without a reason
+    torch.save(dict(state), buffer)
+    durable.write_bytes(path, buffer.getvalue())
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -147,13 +148,3 @@ def _complete(line: str) -> bool:
         return isinstance(json.loads(line), dict)
     except json.JSONDecodeError:
         return False
-
-
-def _num_bytes(state: object) -> int:
-    if isinstance(state, Tensor):
-        return state.numel() * state.element_size()
-    if isinstance(state, Mapping):
-        return sum(_num_bytes(value) for value in state.values())
-    if isinstance(state, list | tuple):
-        return sum(_num_bytes(value) for value in state)
-    return 0

@@ -31,6 +31,8 @@ ROWS = {
 }
 TAUGHT = ("student", "conventional")
 NUM_FOLDS = 5
+# Shares of the training sequences whose labels are used; a teacher's lessons use all of them.
+FRACTIONS = (1.0, 0.4)
 
 
 def command(*args: object) -> None:
@@ -41,7 +43,7 @@ def command(*args: object) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-def fold_scores(source: Path, out: Path, fold: int) -> dict[str, float]:
+def fold_scores(source: Path, out: Path, fold: int, fraction: float) -> dict[str, float]:
     """Average mAP of every row on the test sequences of one fold."""
     spec = importlib.util.spec_from_file_location("gym", HERE / "gym.py")
     assert spec is not None and spec.loader is not None
@@ -53,7 +55,10 @@ def fold_scores(source: Path, out: Path, fold: int) -> dict[str, float]:
         run = out / row
         train: list[object] = ["train", "--preset", f"world_{row}", "--store", store]
         train += ["--annotations", annotations, "--out", run, "--seed", fold]
-        train += ["--teacher", out / "teacher"] if row in TAUGHT else []
+        settings = [*settings, f"data.label_fraction={fraction}"]
+        if row in TAUGHT:
+            train += ["--teacher", out / "teacher"]
+            settings.append(f"data.unlabelled={str(fraction < 1).lower()}")
         for setting in settings:
             train += ["--set", setting]
         command(*train)
@@ -65,19 +70,9 @@ def fold_scores(source: Path, out: Path, fold: int) -> dict[str, float]:
     return scores
 
 
-def test_gym(shared: Path, tmp_path: Path) -> None:
-    source = shared / "real/features/gym_i3d/gym_i3d.npz"
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = [pool.submit(fold_scores, source, tmp_path / str(f), f) for f in range(NUM_FOLDS)]
-        folds = [job.result() for job in jobs]
+def rows(folds: list[dict[str, float]]) -> list[str]:
+    """The table of one label fraction, and the differences that matter, paired by fold."""
     lines = [
-        "# Real I3D features of gym clips: RGB student, flow teacher",
-        "",
-        f"Average mAP (tIoU 0.3 to 0.7) in percent on the test sequences, {NUM_FOLDS} folds by",
-        "contiguous clip number, one seed a fold; frozen features, presets `world_*` with the",
-        f"streams replaced. tad-distill {__version__}, torch {torch.__version__}, "
-        f"{platform.machine()}.",
-        "",
         "| row | mean | sd over folds | "
         + " | ".join(f"fold {f}" for f in range(NUM_FOLDS))
         + " |",
@@ -89,10 +84,35 @@ def test_gym(shared: Path, tmp_path: Path) -> None:
         lines.append(f"| {row} | {' | '.join(cells)} |")
     for better, worse in (("student", "control"), ("student", "rgb"), ("student", "conventional")):
         values = [fold[better] - fold[worse] for fold in folds]
-        lines += ["", f"{better} minus {worse}, paired by fold: {mean(values):+.1f} "]
-        lines[-1] += (
-            f"(sd {stdev(values):.1f}, {sum(v > 0 for v in values)} of {NUM_FOLDS} positive)"
-        )
+        lines += [
+            "",
+            f"{better} minus {worse}, paired by fold: {mean(values):+.1f} "
+            f"(sd {stdev(values):.1f}, {sum(v > 0 for v in values)} of {NUM_FOLDS} positive)",
+        ]
+    return lines
+
+
+def test_gym(shared: Path, tmp_path: Path) -> None:
+    source = shared / "real/features/gym_i3d/gym_i3d.npz"
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = {
+            (fraction, fold): pool.submit(
+                fold_scores, source, tmp_path / f"{fraction}_{fold}", fold, fraction
+            )
+            for fraction in FRACTIONS
+            for fold in range(NUM_FOLDS)
+        }
+    lines = [
+        "# Real I3D features of gym clips: RGB student, flow teacher",
+        "",
+        f"Average mAP (tIoU 0.3 to 0.7) in percent on the test sequences, {NUM_FOLDS} folds by",
+        "contiguous clip number, one seed a fold; frozen features, presets `world_*` with the",
+        f"streams replaced. tad-distill {__version__}, torch {torch.__version__}, "
+        f"{platform.machine()}.",
+    ]
+    for fraction in FRACTIONS:
+        folds = [jobs[fraction, fold].result() for fold in range(NUM_FOLDS)]
+        lines += ["", f"## {fraction:.0%} of the training sequences labelled", "", *rows(folds)]
     text = "\n".join(lines) + "\n"
     print("\n" + text)
     (HERE / "results/gym.md").write_text(text)

@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +135,22 @@ def test_differences_name_every_key_with_both_values() -> None:
         "added (not set -> {'x': 1})",
     ]
     assert differing(old, json.loads(json.dumps(old))) == []
+
+
+def test_a_file_size_limit_is_one_clear_line_and_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    save({"x": torch.zeros(4)}, path)
+    before = path.read_bytes()
+    code = (
+        "import resource, signal, sys, torch; from pathlib import Path\n"
+        "from tad_distill.console import UserError\n"
+        "from tad_distill.distill import checkpoint\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try: checkpoint.save({'x': torch.zeros(100_000)}, Path(sys.argv[1]))\n"
+        "except UserError as error: print(error)\n"
+    )
+    line = [sys.executable, "-P", "-c", code, str(path)]
+    said = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    assert said.startswith(f"cannot write {path}: ") and said.count("\n") == 1
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["last.pt"]
