@@ -46,7 +46,9 @@ def say(word: str) -> None:
     os.write(1, f"{word}\n".encode())
 
 
-def run_child(work: Callable[[], None], said: Path, kill_after_s: float | None = None) -> int:
+def run_child(
+    work: Callable[[], None], said: Path, kill_after_words: int | None = None, wait_s: float = 0.0
+) -> int:
     """Run ``work`` in a process of its own, with stdout in a file, and perhaps kill it.
 
     Returns:
@@ -61,8 +63,10 @@ def run_child(work: Callable[[], None], said: Path, kill_after_s: float | None =
 
     process = fork.Process(target=child)
     process.start()
-    if kill_after_s is not None:
-        time.sleep(kill_after_s)
+    if kill_after_words is not None:
+        while process.is_alive() and len(words(said)) < kill_after_words:
+            time.sleep(0.0005)
+        time.sleep(wait_s)
         process.kill()
     process.join(60)
     assert process.exitcode is not None
@@ -102,16 +106,17 @@ def test_kill_at_random_moments_loses_nothing_that_was_acknowledged(
     tmp_path: Path, spec_of: Spec, feats_by_video: dict[str, Feats]
 ) -> None:
     spec, said = spec_of(), tmp_path / "said"
-    start = time.monotonic()
-    assert run_child(partial(fill, tmp_path / "calm", spec, feats_by_video), said) == 0
-    calm_s = time.monotonic() - start
     moments, num_mid = random.Random(0), 0
     for number in range(20):
         path = tmp_path / f"s{number}"
+        said.unlink(missing_ok=True)
         work = partial(fill, path, spec, feats_by_video)
-        code = run_child(work, said, kill_after_s=moments.uniform(0, calm_s))
+        # Counted in finished videos, so that fast and slow disks are hit alike; the wait, up to
+        # about the time that a video takes, spreads the kills over the steps of writing one.
+        after = moments.randrange(len(feats_by_video))
+        code = run_child(work, said, after, wait_s=moments.uniform(0, 0.015))
         acked = set(words(said)) - {"sealed"}
-        num_mid += code == -signal.SIGKILL and 0 < len(acked) < len(feats_by_video)
+        num_mid += code == -signal.SIGKILL and len(acked) < len(feats_by_video)
         check_survivors(path, spec, feats_by_video, acked)
         fill(path, spec, feats_by_video)
         check_finished(path, feats_by_video)
