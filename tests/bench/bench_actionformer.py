@@ -3,10 +3,8 @@
 Writes results/actionformer.md.
 """
 
-import platform
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from statistics import median
 
 import torch
@@ -15,17 +13,6 @@ from tad_distill.distill.heads import Targets
 from tad_distill.distill.heads.actionformer import ActionFormer, Config
 
 SMALL = Config(embd_dim=64, arch=(2, 2, 3), window=(9,))
-
-
-def machine() -> str:
-    """The processor's name, where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    names = [
-        line.partition(":")[2].strip()
-        for line in (info.read_text().splitlines() if info.exists() else [])
-        if line.startswith("model name")
-    ]
-    return names[0] if names else platform.processor()
 
 
 def cpu_ms(call: Callable[[], object], num_repeats: int) -> float:
@@ -63,7 +50,7 @@ def measure(
     return cpu_ms(train, num_repeats), cpu_ms(detect, num_repeats)
 
 
-def test_steps_of_the_head() -> None:
+def test_steps_of_the_head(machine: str, publish: Callable[[str, Sequence[str]], None]) -> None:
     torch.set_num_threads(1)
     rows = []
     for name, head, sizes, num_repeats in (
@@ -79,12 +66,10 @@ def test_steps_of_the_head() -> None:
         "A step is forward, loss, backward and AdamW; a detection is forward and decoding of one "
         "video. Median CPU time. Small: width 64, 4 levels, window 9, 8 labels; THUMOS'14: the "
         "official recipe, width 512, 6 levels, window 19, 20 labels.",
-        f"{machine()}, Python {platform.python_version()}, torch {torch.__version__}.",
+        f"{machine}, torch {torch.__version__}.",
         "",
         "| head | videos x steps x width of the features | ms per step | ms per detection |",
         "|---|---|---:|---:|",
         *rows,
     ]
-    text = "\n".join(lines) + "\n"
-    print("\n" + text)
-    (Path(__file__).parent / "results" / "actionformer.md").write_text(text)
+    publish("actionformer", lines)

@@ -7,9 +7,9 @@ Run with ``make bench ARGS='-k gym'``; needs the reference data beside the clone
 import importlib.util
 import json
 import os
-import platform
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean, stdev
@@ -92,7 +92,12 @@ def rows(folds: list[dict[str, float]]) -> list[str]:
     return lines
 
 
-def test_gym(shared: Path, tmp_path: Path) -> None:
+def test_gym(
+    shared: Path,
+    tmp_path: Path,
+    machine: str,
+    publish: Callable[[str, Sequence[str]], None],
+) -> None:
     source = shared / "real/features/gym_i3d/gym_i3d.npz"
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = {
@@ -107,12 +112,9 @@ def test_gym(shared: Path, tmp_path: Path) -> None:
         "",
         f"Average mAP (tIoU 0.3 to 0.7) in percent on the test sequences, {NUM_FOLDS} folds by",
         "contiguous clip number, one seed a fold; frozen features, presets `world_*` with the",
-        f"streams replaced. tad-distill {__version__}, torch {torch.__version__}, "
-        f"{platform.machine()}.",
+        f"streams replaced. tad-distill {__version__}, torch {torch.__version__}, {machine}.",
     ]
     for fraction in FRACTIONS:
         folds = [jobs[fraction, fold].result() for fold in range(NUM_FOLDS)]
         lines += ["", f"## {fraction:.0%} of the training sequences labelled", "", *rows(folds)]
-    text = "\n".join(lines) + "\n"
-    print("\n" + text)
-    (HERE / "results/gym.md").write_text(text)
+    publish("gym", lines)

@@ -4,14 +4,12 @@ Readers take turns on the same requests, warm. The CPU ratio is the steady figur
 machine: memmap's CPU time divided by the reader's, so 1 is as good as memmap.
 """
 
-import platform
 import random
-import resource
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -26,23 +24,10 @@ from tad_distill.data.store import Store, Stream, StreamSpec, verify
 
 DIM, NUM_REPEATS = 2048, 9
 LENGTHS = [3000] * 4 + [200, 300, 400, 500, 600, 700, 800, 1000] * 5
-RESULTS = Path(__file__).parent / "results" / "store.md"
 
 Feats = NDArray[np.floating]
 Request = tuple[str, int, int]
 Read = Callable[[str, int, int], Feats]
-
-
-def machine() -> str:
-    """Processor and versions."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    processor = f"{names[0]} x{len(names)}" if names else platform.processor()
-    return (
-        f"{processor}, {platform.system()}, Python {platform.python_version()}, numpy "
-        f"{np.__version__}, h5py {h5py.__version__}, HDF5 {h5py.version.hdf5_version}"
-    )
 
 
 def spec(width: int = DIM) -> StreamSpec:
@@ -125,11 +110,12 @@ def peers(tmp_path_factory: pytest.TempPathFactory) -> Peers:
 
 
 @pytest.fixture(scope="module")
-def report() -> list[str]:
+def report(machine: str) -> list[str]:
     return [
         "# Feature store",
         "",
-        f"Written by tests/bench/bench_store.py. {machine()}.",
+        f"Written by tests/bench/bench_store.py. {machine}, numpy {np.__version__}, "
+        f"h5py {h5py.__version__}, HDF5 {h5py.version.hdf5_version}.",
         "",
     ]
 
@@ -287,8 +273,5 @@ def test_opening(tmp_path: Path, report: list[str]) -> None:
     report.append("")
 
 
-def test_report(peers: Peers, report: list[str]) -> None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    text = "\n".join([*report, f"Peak memory of the whole run {peak:.0f} MB.", ""])
-    print(f"\n{text}")
-    RESULTS.write_text(text)
+def test_report(report: list[str], publish: Callable[[str, Sequence[str]], None]) -> None:
+    publish("store", report)
