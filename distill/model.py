@@ -11,6 +11,7 @@ losses differ (see ``objective``), and detects on their fusion::
 A branch reads a stream by name: usually both the same RGB stream, but nothing asks for it.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -96,7 +97,7 @@ class Outputs:
     feats: dict[str, Tensor]
 
 
-class Detector(nn.Module):
+class Detector(nn.Module, ABC):
     """Features of one or more streams to predictions.
 
     Attributes:
@@ -113,6 +114,7 @@ class Detector(nn.Module):
     joint_head: Head
     branch_head: Head | None
 
+    @abstractmethod
     def forward(self, feats: Mapping[str, Tensor], mask: Tensor) -> Outputs:
         """Everything that a loss needs.
 
@@ -120,11 +122,10 @@ class Detector(nn.Module):
             feats: For each stream ``(B, T, D)`` as they stand in the store; others are ignored.
             mask: ``(B, T)`` bool, true where real.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def detect(self, feats: Mapping[str, Tensor], mask: Tensor) -> Predictions:
         """``forward(feats, mask).joint``, without what only training needs."""
-        raise NotImplementedError
 
     @property
     def inputs(self) -> list["BranchInput"]:

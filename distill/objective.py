@@ -124,7 +124,7 @@ class Objective(nn.Module):
     def _distillation(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         if not self._teacher:
             return {}
-        (model,), (teacher,) = self._model, self._teacher
+        (teacher,) = self._teacher
         with torch.no_grad():
             taught = teacher(batch.feats, batch.mask)
             inputs = teacher.standardised(batch.feats, batch.mask)
@@ -136,7 +136,6 @@ class Objective(nn.Module):
             teacher_feats=taught.feats["joint"],
             teacher_inputs=inputs,
             mask=batch.mask,
-            head=model.joint_head if model.branch_head is None else model.branch_head,
         )
         return {
             f"{self.learner}/{name}": self._weights[name] * transfer(lesson)

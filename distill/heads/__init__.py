@@ -5,18 +5,19 @@ and which segment. All heads keep this contract, so the decomposed model, all fu
 distillation losses work with each.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadConfig:
+class HeadConfig(ABC):
     """The family's base; each file's ``Config`` extends it and adds :meth:`build`."""
 
+    @abstractmethod
     def build(self, dim: int, num_labels: int) -> "Head":
         """Make the head for features of width ``dim``."""
-        raise NotImplementedError
 
 
 @dataclass
@@ -66,7 +67,7 @@ class Candidates:
     labels: Tensor
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """A detection head: encode features into levels, predict on the levels, learn, decode.
 
     :meth:`encode` and :meth:`predict` are separate so that two branches can share the classifier
@@ -79,6 +80,7 @@ class Head(nn.Module):
 
     num_labels: int
 
+    @abstractmethod
     def encode(self, feats: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Turn features into the levels that predictions are made on.
 
@@ -89,16 +91,16 @@ class Head(nn.Module):
         Returns:
             For each level ``(B, T_l, D_h)`` features and their ``(B, T_l)`` mask.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def predict(self, levels: list[tuple[Tensor, Tensor]]) -> Predictions:
         """Classify and regress on every level."""
-        raise NotImplementedError
 
     def forward(self, feats: Tensor, mask: Tensor) -> Predictions:
         """``predict(encode(feats, mask))``."""
         return self.predict(self.encode(feats, mask))
 
+    @abstractmethod
     def loss(self, predictions: Predictions, targets: list[Targets]) -> dict[str, Tensor]:
         """The detection loss.
 
@@ -112,12 +114,11 @@ class Head(nn.Module):
             buffer, when the module is in training mode. A video whose predictions are all masked
             takes no part.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def segments(self, predictions: Predictions) -> Tensor:
         """The ``(B, N, 2)`` segments that the regression stands for, in grid steps."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, predictions: Predictions) -> list[Candidates]:
         """Candidates of each video, before suppression and before the change to seconds."""
-        raise NotImplementedError

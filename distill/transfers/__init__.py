@@ -1,10 +1,11 @@
 """What a student learns from its teacher (paper Eq. 4 and 5); one file per lesson."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from tad_distill.distill.heads import Head, Predictions
+from tad_distill.distill.heads import Predictions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class Widths:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransferConfig:
+class TransferConfig(ABC):
     """The family's base; each file's ``Config`` extends it and adds :meth:`build`.
 
     Attributes:
@@ -32,9 +33,9 @@ class TransferConfig:
 
     weight: float = 1.0
 
+    @abstractmethod
     def build(self, widths: Widths) -> "Transfer":
         """Make the lesson for features of these widths."""
-        raise NotImplementedError
 
 
 @dataclass
@@ -48,7 +49,6 @@ class Lesson:
         teacher_feats: ``(B, T, D_t)`` what the teacher's head reads, on the same grid.
         teacher_inputs: ``(B, T, D_i)`` the teacher's streams, standardised, on the same grid.
         mask: ``(B, T)`` bool, true where real.
-        head: The head that made the student's predictions.
     """
 
     student: Predictions
@@ -57,12 +57,11 @@ class Lesson:
     teacher_feats: Tensor
     teacher_inputs: Tensor
     mask: Tensor
-    head: Head
 
 
-class Transfer(nn.Module):
+class Transfer(nn.Module, ABC):
     """A distillation loss. It may own parameters (a linear adapter between widths)."""
 
+    @abstractmethod
     def forward(self, lesson: Lesson) -> Tensor:
         """The scalar loss, without its weight; finite for a batch without any real step."""
-        raise NotImplementedError

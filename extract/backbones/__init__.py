@@ -5,6 +5,7 @@ without arguments that builds the network. :func:`names` lists all variants of t
 """
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal
 
@@ -14,7 +15,7 @@ from tad_distill.config import members
 from tad_distill.console import UsageError
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """A network that reads a run of frames and gives one feature per ``stride_frames`` frames.
 
     Attributes:
@@ -46,17 +47,17 @@ class Backbone(nn.Module):
         """
         return self.pool(self.maps(frames, self.stages[-1]))
 
+    @abstractmethod
     def maps(self, frames: Tensor, stage: str) -> Tensor:
         """Output ``(B, T', C', H', W')`` of an inner stage for ``(B, T, C, H, W)`` frames."""
-        raise NotImplementedError
 
     def pool(self, maps: Tensor) -> Tensor:
         """Pool ``(B, T', D, H', W')`` maps of the last stage over space to ``(B, T', D)``."""
         return maps.mean(dim=(-2, -1))
 
+    @abstractmethod
     def adapt_channels(self, channels: int) -> None:
         """Let the first convolution read ``channels`` input channels, before weights are loaded."""
-        raise NotImplementedError
 
 
 def variants() -> dict[str, Callable[[], Backbone]]:

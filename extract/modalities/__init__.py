@@ -4,6 +4,7 @@ A modality's name is its file's name, and the second half of a stream's name: ``
 """
 
 import importlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,15 +20,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModalityConfig:
+class ModalityConfig(ABC):
     """The family's base; each file's ``Config`` extends it and adds :meth:`build`."""
 
+    @abstractmethod
     def build(self, normalisation: str) -> "Modality":
         """Make the modality for a backbone that expects this ``normalisation``."""
-        raise NotImplementedError
 
 
-class Modality:
+class Modality(ABC):
     """Turns decoded frames into the input of a backbone.
 
     Attributes:
@@ -38,6 +39,7 @@ class Modality:
     channels: int
     frames_before: int
 
+    @abstractmethod
     def __call__(self, frames: NDArray[np.uint8], has_history: bool) -> Tensor:
         """Make the network's input.
 
@@ -50,7 +52,6 @@ class Modality:
         Returns:
             ``(T, C, H, W)`` float32, normalised; T = N - frames_before with history, else N.
         """
-        raise NotImplementedError
 
 
 def default(name: str) -> ModalityConfig:

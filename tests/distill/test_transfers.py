@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tad_distill import config
 from tad_distill.console import UsageError
-from tad_distill.distill.heads import Head, Predictions
+from tad_distill.distill.heads import Predictions
 from tad_distill.distill.transfers import (
     Lesson,
     Transfer,
@@ -52,7 +52,6 @@ def lesson(num_steps: int = 6, lengths: tuple[int, ...] = LENGTHS, seed: int = 0
         teacher_feats=feats(WIDTHS.teacher),
         teacher_inputs=feats(WIDTHS.teacher_inputs),
         mask=mask,
-        head=Head(),
     )
 
 

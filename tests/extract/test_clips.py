@@ -31,6 +31,9 @@ class Reach(Backbone):
         )
         return out.transpose(1, 2)[..., None, None]
 
+    def adapt_channels(self, channels: int) -> None:
+        """Every number of channels is read as it is."""
+
 
 def frames_of(num_frames: int, side: int = 2) -> Tensor:
     torch.manual_seed(0)
