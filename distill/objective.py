@@ -115,7 +115,7 @@ class Objective(nn.Module):
         terms: dict[str, Tensor] = {}
         for branch, weight, head, predictions in made:
             if rows:
-                by_head = head.loss(_take(predictions, rows), targets)
+                by_head = head.loss(predictions.take(rows), targets)
             else:
                 weight, by_head = 0.0, _nothing_to_learn(head, predictions)
             terms |= {f"{branch}/{name}": weight * term for name, term in by_head.items()}
@@ -124,14 +124,16 @@ class Objective(nn.Module):
     def _distillation(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         if not self._teacher:
             return {}
-        (teacher,) = self._teacher
+        (model,), (teacher,) = self._model, self._teacher
+        student = outputs.joint if outputs.motion is None else outputs.motion
+        head = model.joint_head if model.branch_head is None else model.branch_head
         with torch.no_grad():
             taught = teacher(batch.feats, batch.mask)
             inputs = teacher.standardised(batch.feats, batch.mask)
-        student = outputs.joint if outputs.motion is None else outputs.motion
+            responses = head.align(taught.joint, student)
         lesson = Lesson(
             student=student,
-            teacher=taught.joint,
+            teacher=responses,
             student_feats=outputs.feats[self.learner],
             teacher_feats=taught.feats["joint"],
             teacher_inputs=inputs,
@@ -162,18 +164,6 @@ class Objective(nn.Module):
             teacher._apply(fn, recurse)
         super()._apply(fn, recurse)
         return self
-
-
-def _take(predictions: Predictions, rows: list[int]) -> Predictions:
-    """The predictions of some of the videos."""
-    if len(rows) == len(predictions.mask):
-        return predictions
-    return replace(
-        predictions,
-        logits=predictions.logits[rows],
-        regression=predictions.regression[rows],
-        mask=predictions.mask[rows],
-    )
 
 
 def _nothing_to_learn(head: Head, predictions: Predictions) -> dict[str, Tensor]:

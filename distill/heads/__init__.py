@@ -6,7 +6,7 @@ distillation losses work with each.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
@@ -26,17 +26,32 @@ class Predictions:
 
     Attributes:
         logits: ``(B, N, K)`` before the sigmoid; no background class.
-        regression: ``(B, N, 2)`` in the head's own parametrisation (ActionFormer: distances to the
+        regression: ``(B, N, R)`` in the head's own parametrisation (ActionFormer: distances to the
             start and end in units of the level's stride, >= 0).
         mask: ``(B, N)`` bool, true where a prediction stands for a real time step.
         points: ``(N, 4)`` time, lower and upper regression range, stride, in grid steps, for heads
             that have points or anchors; empty ``(0, 4)`` otherwise.
+        extra: What only the head that made them reads, in its loss and decoding; every tensor's
+            first axis is B.
     """
 
     logits: Tensor
     regression: Tensor
     mask: Tensor
     points: Tensor
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+    def take(self, rows: list[int]) -> "Predictions":
+        """The predictions of some of the videos."""
+        if len(rows) == len(self.mask):
+            return self
+        return replace(
+            self,
+            logits=self.logits[rows],
+            regression=self.regression[rows],
+            mask=self.mask[rows],
+            extra={name: value[rows] for name, value in self.extra.items()},
+        )
 
 
 @dataclass
@@ -118,6 +133,21 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def segments(self, predictions: Predictions) -> Tensor:
         """The ``(B, N, 2)`` segments that the regression stands for, in grid steps."""
+
+    def align(self, teacher: Predictions, student: Predictions) -> Predictions:
+        """The teacher's predictions in the order of the student's.
+
+        Points and anchors stand at fixed times and correspond by position: nothing to do. A head
+        whose predictions have no fixed place (queries) matches them.
+
+        Args:
+            teacher: Of a head of the same settings.
+            student: Of this head, for the same videos.
+
+        Returns:
+            As many predictions as the student has.
+        """
+        return teacher
 
     @abstractmethod
     def decode(self, predictions: Predictions) -> list[Candidates]:

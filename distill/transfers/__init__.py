@@ -44,7 +44,7 @@ class Lesson:
 
     Attributes:
         student: The branch's predictions.
-        teacher: The teacher's predictions, in the same order (see ``Head``).
+        teacher: The teacher's predictions, in the student's order (see ``Head.align``).
         student_feats: ``(B, T, D_s)`` features of the branch, before fusion.
         teacher_feats: ``(B, T, D_t)`` what the teacher's head reads, on the same grid.
         teacher_inputs: ``(B, T, D_i)`` the teacher's streams, standardised, on the same grid.

@@ -27,7 +27,8 @@ class Backbone(nn.Module, ABC):
         normalisation: Which input statistics the weights expect: ``imagenet`` (RGB, [0, 1] minus
             mean, over standard deviation) or ``symmetric`` ([-1, 1]).
         stages: Names of the inner stages whose maps can be cached, in order; the last one is
-            followed by pooling. A motion branch may own a copy of the last stage.
+            followed by pooling. A motion branch may own a copy of the last stage, which is the
+            submodule of that name.
     """
 
     dim: int
@@ -47,9 +48,29 @@ class Backbone(nn.Module, ABC):
         """
         return self.pool(self.maps(frames, self.stages[-1]))
 
-    @abstractmethod
     def maps(self, frames: Tensor, stage: str) -> Tensor:
         """Output ``(B, T', C', H', W')`` of an inner stage for ``(B, T, C, H, W)`` frames."""
+        maps = self.enter(frames)
+        for name in self.stages[: self.stages.index(stage) + 1]:
+            maps = self.advance(maps, name)
+        return maps
+
+    @abstractmethod
+    def enter(self, frames: Tensor) -> Tensor:
+        """What the first stage reads, ``(B, T', C', H', W')``, for ``(B, T, C, H, W)`` frames."""
+
+    @abstractmethod
+    def advance(self, maps: Tensor, stage: str) -> Tensor:
+        """Run one stage.
+
+        Args:
+            maps: ``(B, T', C', H', W')`` output of the stage before it, or of :meth:`enter`.
+            stage: One of ``stages``.
+
+        Returns:
+            The stage's own ``(B, T'', C'', H'', W'')`` output. An architecture of two pathways
+            packs both into one tensor.
+        """
 
     def pool(self, maps: Tensor) -> Tensor:
         """Pool ``(B, T', D, H', W')`` maps of the last stage over space to ``(B, T', D)``."""

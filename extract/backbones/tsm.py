@@ -96,14 +96,17 @@ class TSM(Backbone):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def maps(self, frames: Tensor, stage: str) -> Tensor:
-        """Output ``(B, T, C', H', W')`` of a stage for ``(B, T, C, H, W)`` frames."""
-        num_frames = frames.shape[1]
+    def enter(self, frames: Tensor) -> Tensor:
+        """Stem: ``(B, T, C, H, W)`` frames to ``(B, T, 64, H / 4, W / 4)`` maps."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(frames.flatten(0, 1)))))
-        for layer in LAYERS[: LAYERS.index(stage) + 1]:
-            for block in self.get_submodule(layer).children():
-                x = block(x, num_frames)
-        return x.unflatten(0, (-1, num_frames))
+        return x.unflatten(0, frames.shape[:2])
+
+    def advance(self, maps: Tensor, stage: str) -> Tensor:
+        """Run one stage on the maps ``(B, T, C', H', W')`` of the one before it."""
+        x, num_frames = maps.flatten(0, 1), maps.shape[1]
+        for block in self.get_submodule(stage).children():
+            x = block(x, num_frames)
+        return x.unflatten(0, maps.shape[:2])
 
     def adapt_channels(self, channels: int) -> None:
         """Let the first convolution read ``channels`` input channels."""

@@ -94,13 +94,15 @@ class TsmMini(Backbone):
         self.layer2 = ShiftBlock(widths[1], widths[2])
         self.layer3 = ShiftBlock(widths[2], widths[3])
 
-    def maps(self, frames: Tensor, stage: str) -> Tensor:
-        """Output ``(B, T, C', H', W')`` of ``stage`` for ``(B, T, C, H, W)`` frames."""
-        num_frames = frames.shape[1]
+    def enter(self, frames: Tensor) -> Tensor:
+        """Stem: ``(B, T, C, H, W)`` frames to ``(B, T, 16, H / 2, W / 2)`` maps."""
         x = F.relu(self.stem_bn(self.stem(frames)), inplace=True)
-        for name in self.stages[: self.stages.index(stage) + 1]:
-            x = self.get_submodule(name)(x, num_frames)
-        return x.unflatten(0, (-1, num_frames))
+        return x.unflatten(0, frames.shape[:2])
+
+    def advance(self, maps: Tensor, stage: str) -> Tensor:
+        """Run one stage on the maps ``(B, T, C', H', W')`` of the one before it."""
+        x = self.get_submodule(stage)(maps.flatten(0, 1), maps.shape[1])
+        return x.unflatten(0, maps.shape[:2])
 
     def adapt_channels(self, channels: int) -> None:
         """Give the stem ``channels`` input channels, freshly initialised."""

@@ -39,8 +39,11 @@ class Light(Backbone):
     stages = ("all",)
     dim, stride_frames, halo_frames = 1, 1, 0
 
-    def maps(self, frames: Tensor, stage: str) -> Tensor:
-        return frames.mean((2, 3, 4), keepdim=True) / 2 + 0.5
+    def enter(self, frames: Tensor) -> Tensor:
+        return frames
+
+    def advance(self, maps: Tensor, stage: str) -> Tensor:
+        return maps.mean((2, 3, 4), keepdim=True) / 2 + 0.5
 
     def adapt_channels(self, channels: int) -> None:
         pass

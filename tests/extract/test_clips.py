@@ -24,8 +24,11 @@ class Reach(Backbone):
         kernel = torch.linspace(1, 2, stride + 2 * halo).reshape(1, 1, -1)
         self.kernel = nn.Parameter(kernel, requires_grad=False)
 
-    def maps(self, frames: Tensor, stage: str) -> Tensor:
-        line = frames.mean((2, 3, 4)).unsqueeze(1)
+    def enter(self, frames: Tensor) -> Tensor:
+        return frames
+
+    def advance(self, maps: Tensor, stage: str) -> Tensor:
+        line = maps.mean((2, 3, 4)).unsqueeze(1)
         out = nn.functional.conv1d(
             line, self.kernel, stride=self.stride_frames, padding=self.halo_frames
         )

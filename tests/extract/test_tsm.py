@@ -131,3 +131,14 @@ def test_one_channel_can_be_read() -> None:
 def test_an_unknown_backbone_is_named_with_those_there_are() -> None:
     with pytest.raises(UsageError, match="backbone 'tsm19'.*tsm18, tsm50"):
         build("tsm19")
+
+
+@pytest.mark.parametrize("name", ["tsm18", "tsm50"])
+@torch.inference_mode()
+def test_the_last_stage_goes_on_from_cached_maps(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = build(name).eval()
+    frames = torch.randn(1, 3, 3, 32, 32)
+    below = backbone.maps(frames, backbone.stages[-2])
+    again = backbone.pool(backbone.advance(below, backbone.stages[-1]))
+    assert torch.equal(again, backbone(frames))
