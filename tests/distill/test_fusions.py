@@ -1,4 +1,4 @@
-"""Every fusion keeps the family's contract; the local one is the paper's Eq. 6."""
+"""Every fusion keeps the family's contract and equals its equation written as loops."""
 
 import math
 
@@ -7,14 +7,17 @@ import torch
 from torch import Tensor
 
 from tad_distill import config
+from tad_distill.console import UsageError
+from tad_distill.distill.attentive import Attentive
 from tad_distill.distill.fusions import Fusion, FusionConfig, concat, local
 
 DIM = 5
-TABLES: list[dict[str, object]] = [
+STEPWISE: list[dict[str, object]] = [
     {"kind": "concat"},
     {"kind": "local"},
     {"kind": "local", "pool": "mean", "residual": True},
 ]
+ATTENTIVE = ["self_attention", "cross_attention", "difference_attention"]
 
 
 def make(table: dict[str, object]) -> Fusion:
@@ -33,8 +36,11 @@ def branches(
 
 
 def test_every_file_of_the_folder_is_tested_here() -> None:
-    names = set(config.members("tad_distill.distill.fusions"))
-    assert names >= {table["kind"] for table in TABLES}
+    assert set(config.members("tad_distill.distill.fusions")) == {
+        *(table["kind"] for table in STEPWISE),
+        *ATTENTIVE,
+        "sum",
+    }
 
 
 @pytest.mark.parametrize("kind", config.members("tad_distill.distill.fusions"))
@@ -75,7 +81,7 @@ def test_a_video_without_real_steps_is_finite_forward_and_backward(
     assert all(p.grad is None or p.grad.isfinite().all() for p in fusion.parameters())
 
 
-@pytest.mark.parametrize("table", TABLES, ids=str)
+@pytest.mark.parametrize("table", STEPWISE, ids=str)
 def test_the_fusion_at_t_reads_the_reference_only_at_t(table: dict[str, object]) -> None:
     fusion = make(table)
     appearance, motion, mask = branches()
@@ -121,3 +127,51 @@ def test_concatenation_is_the_two_branches_side_by_side() -> None:
     fused = concat.Config().build(DIM)(appearance, motion, mask)
     assert torch.equal(fused[..., :DIM], appearance)
     assert torch.equal(fused[..., DIM:], motion)
+
+
+def test_the_sum_is_the_sum() -> None:
+    appearance, motion, mask = branches()
+    assert torch.equal(make({"kind": "sum"})(appearance, motion, mask), appearance + motion)
+
+
+@pytest.mark.parametrize("kind", ATTENTIVE)
+@pytest.mark.parametrize("num_heads", [1, 5])
+@torch.no_grad()
+def test_attention_over_time_equals_its_equation_written_as_loops(
+    kind: str, num_heads: int
+) -> None:
+    fusion = make({"kind": kind, "num_heads": num_heads})
+    assert isinstance(fusion, Attentive)
+    appearance, motion, mask = branches()
+    fused = fusion(appearance, motion, mask)
+    pairs = (
+        (appearance, motion, fusion.appearance_attention),
+        (motion, appearance, fusion.motion_attention),
+    )
+    width = DIM // num_heads
+    for half, (target, reference, attention) in enumerate(pairs):
+        context = {
+            "self_attention": target,
+            "cross_attention": reference,
+            "difference_attention": reference - target,
+        }[kind]
+        for b, num_real in enumerate((7, 4)):
+            query = attention.query(target[b])
+            key, value = attention.key(context[b]), attention.value(context[b])
+            for t in range(num_real):
+                found = torch.zeros(DIM)
+                for first in range(0, DIM, width):
+                    part = slice(first, first + width)
+                    likes = [float(query[t, part] @ key[u, part]) for u in range(num_real)]
+                    shares = [math.exp(like / math.sqrt(width)) for like in likes]
+                    for u in range(num_real):
+                        found[part] += shares[u] / sum(shares) * value[u, part]
+                expected = target[b, t] + attention.proj(found)
+                torch.testing.assert_close(fused[b, t, half * DIM : (half + 1) * DIM], expected)
+
+
+def test_heads_that_do_not_divide_the_width_are_refused() -> None:
+    with pytest.raises(UsageError, match="num_heads: 2 does not divide model.dim, which is 5"):
+        make({"kind": "cross_attention", "num_heads": 2})
+    with pytest.raises(config.ConfigError, match="num_heads: expected at least 1, got 0"):
+        make({"kind": "self_attention", "num_heads": 0})
