@@ -1,4 +1,4 @@
-"""Difference attention: a branch attends to what only the other has (Table 3; see ``attentive``)."""
+"""Difference attention: a branch attends to what only the other has (see ``attentive``)."""
 
 from dataclasses import dataclass
 

@@ -219,3 +219,30 @@ def test_a_channel_that_never_varies_is_only_centred() -> None:
     taught.teacher_feats[..., 1] = 7.0
     standardised = feature.RunningStandard(WIDTHS.teacher)(taught.teacher_feats, taught.mask)
     assert standardised[..., 1].eq(0).all()
+
+
+@pytest.mark.parametrize("reach", [0, 1, 2, 40])
+@torch.no_grad()
+def test_the_relation_lesson_compares_cosines_of_all_pairs_in_reach(reach: int) -> None:
+    taught = lesson()
+    total, count = 0.0, 0
+    for b, length in enumerate(LENGTHS):
+        for t in range(length):
+            for u in range(t + 1, length):
+                if reach == 0 or u - t <= reach:
+                    seen, said = (
+                        torch.cosine_similarity(feats[b, t], feats[b, u], dim=0)
+                        for feats in (taught.student_feats, taught.teacher_feats)
+                    )
+                    total += float(seen - said) ** 2
+                    count += 1
+    loss = make("relation", reach=reach, standardise=False)(taught)
+    assert loss.item() == pytest.approx(total / count, rel=1e-5)
+
+
+def test_the_relation_lesson_does_not_ask_for_the_teachers_basis() -> None:
+    taught = lesson()
+    turned, _ = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(3)))
+    taught.student_feats = taught.teacher_feats @ turned * 5
+    assert make("relation", standardise=False)(taught).item() == pytest.approx(0, abs=1e-12)
+    assert make("feature", standardise=False)(taught) > 1
