@@ -10,6 +10,7 @@ import click
 
 from tad_distill import console
 from tad_distill.console import UsageError, UserError
+from tad_distill.evaluate.command_group import Below, CommandGroup
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +23,16 @@ EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 WRITTEN = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.command(name="eval", context_settings={"help_option_names": ["-h", "--help"]})
+# Commands below ``eval``; their help lines stand here so that --help imports nothing.
+BELOW: dict[str, Below] = {}
+
+
+@click.command(
+    cls=CommandGroup,
+    name="eval",
+    below=BELOW,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.argument("detections", type=EXISTING)
 @click.option(
     "--annotations",
