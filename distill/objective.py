@@ -131,9 +131,12 @@ class Objective(nn.Module):
             taught = teacher(batch.feats, batch.mask)
             inputs = teacher.standardised(batch.feats, batch.mask)
             responses = head.align(taught.joint, student)
+            segments = head.segments(responses)
         lesson = Lesson(
             student=student,
             teacher=responses,
+            student_segments=head.segments(student),
+            teacher_segments=segments,
             student_feats=outputs.feats[self.learner],
             teacher_feats=taught.feats["joint"],
             teacher_inputs=inputs,

@@ -45,6 +45,8 @@ class Lesson:
     Attributes:
         student: The branch's predictions.
         teacher: The teacher's predictions, in the student's order (see ``Head.align``).
+        student_segments: ``(B, N, 2)`` what the student's regression stands for, in grid steps.
+        teacher_segments: ``(B, N, 2)`` the teacher's, in the student's order.
         student_feats: ``(B, T, D_s)`` features of the branch, before fusion.
         teacher_feats: ``(B, T, D_t)`` what the teacher's head reads, on the same grid.
         teacher_inputs: ``(B, T, D_i)`` the teacher's streams, standardised, on the same grid.
@@ -53,6 +55,8 @@ class Lesson:
 
     student: Predictions
     teacher: Predictions
+    student_segments: Tensor
+    teacher_segments: Tensor
     student_feats: Tensor
     teacher_feats: Tensor
     teacher_inputs: Tensor

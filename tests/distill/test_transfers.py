@@ -38,6 +38,13 @@ def predictions(generator: torch.Generator, mask: Tensor) -> Predictions:
     )
 
 
+def segments(made: Predictions) -> Tensor:
+    """Distances to the start and end, in strides, as segments."""
+    times, strides = made.points[:, 0], made.points[:, 3]
+    left, right = (made.regression * strides.unsqueeze(-1)).unbind(-1)
+    return torch.stack([times - left, times + right], dim=-1)
+
+
 def lesson(num_steps: int = 6, lengths: tuple[int, ...] = LENGTHS, seed: int = 0) -> Lesson:
     generator = torch.Generator().manual_seed(seed)
     mask = torch.arange(num_steps) < torch.tensor(lengths).unsqueeze(1)
@@ -45,9 +52,12 @@ def lesson(num_steps: int = 6, lengths: tuple[int, ...] = LENGTHS, seed: int = 0
     def feats(dim: int) -> Tensor:
         return torch.randn(len(lengths), num_steps, dim, generator=generator) * 3 + 1
 
+    student, teacher = predictions(generator, mask), predictions(generator, mask)
     return Lesson(
-        student=predictions(generator, mask),
-        teacher=predictions(generator, mask),
+        student=student,
+        teacher=teacher,
+        student_segments=segments(student),
+        teacher_segments=segments(teacher),
         student_feats=feats(WIDTHS.student),
         teacher_feats=feats(WIDTHS.teacher),
         teacher_inputs=feats(WIDTHS.teacher_inputs),
@@ -69,6 +79,7 @@ def test_a_lesson_is_a_finite_scalar_that_the_student_can_follow(kind: str) -> N
     taught = lesson()
     for tensor in (taught.student.logits, taught.student.regression, taught.student_feats):
         tensor.requires_grad_()
+    taught.student_segments = segments(taught.student)
     loss = make(kind)(taught)
     loss.backward()
     assert loss.shape == () and loss.isfinite() and loss > 0
@@ -82,10 +93,11 @@ def test_a_batch_without_any_real_step_costs_nothing(kind: str, num_steps: int) 
     empty = lesson(num_steps, (0, 0))
     empty.student_feats.requires_grad_()
     empty.student.logits.requires_grad_()
+    empty.student_segments.requires_grad_()
     loss = make(kind)(empty)
     loss.backward()
     assert loss.item() == 0
-    for tensor in (empty.student_feats, empty.student.logits):
+    for tensor in (empty.student_feats, empty.student.logits, empty.student_segments):
         assert tensor.grad is None or tensor.grad.eq(0).all()
 
 
@@ -95,6 +107,8 @@ def test_what_stands_on_padding_does_not_matter(kind: str) -> None:
     for made in (dirty.student, dirty.teacher):
         made.logits[~made.mask] = 1e3
         made.regression[~made.mask] = float("inf")
+    for ends in (dirty.student_segments, dirty.teacher_segments):
+        ends[~dirty.student.mask] = float("nan")
     for feats in (dirty.student_feats, dirty.teacher_feats, dirty.teacher_inputs):
         feats[~dirty.mask] = 1e3
     assert torch.equal(make(kind)(clean), make(kind)(dirty))
@@ -246,3 +260,31 @@ def test_the_relation_lesson_does_not_ask_for_the_teachers_basis() -> None:
     taught.student_feats = taught.teacher_feats @ turned * 5
     assert make("relation", standardise=False)(taught).item() == pytest.approx(0, abs=1e-12)
     assert make("feature", standardise=False)(taught) > 1
+
+
+@torch.no_grad()
+def test_the_localisation_lesson_weighs_overlap_by_the_teachers_score() -> None:
+    taught = lesson()
+    total = mass = 0.0
+    for b, n in taught.student.mask.nonzero().tolist():
+        score = max(sigmoid(float(x)) for x in taught.teacher.logits[b, n])
+        if score < 0.7:
+            continue
+        (s, e), (u, v) = taught.student_segments[b, n], taught.teacher_segments[b, n]
+        hull, shared = max(e, v) - min(s, u), max(0.0, min(e, v) - max(s, u))
+        distance = 0.5 * (s + e - u - v)
+        total += score * float(1 - shared / (e - s + v - u - shared) + (distance / hull) ** 2)
+        mass += score
+    assert 1 < mass < taught.student.mask.sum()
+    loss = make("localisation", min_score=0.7)(taught)
+    assert loss.item() == pytest.approx(total / mass, rel=1e-5)
+
+
+def test_equal_segments_cost_nothing() -> None:
+    taught = lesson()
+    taught.student_segments = taught.teacher_segments.clone().requires_grad_()
+    loss = make("localisation")(taught)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert taught.student_segments.grad is not None
+    assert taught.student_segments.grad.isfinite().all()
