@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from tad_distill.console import UserError
-from tad_distill.evaluate import mean_ap as module
+from tad_distill.evaluate import matching as module
 from tad_distill.evaluate.mean_ap import TieOrder, mean_ap
 
 CASES = (
