@@ -109,7 +109,7 @@ def match(
     import pandas as pd
 
     score = detections["score"].to_numpy(np.float64)
-    _refuse(annotations, score, tiou)
+    check_input(annotations, score, tiou)
     thresholds = np.asarray(tiou, dtype=np.float64)
     labels = pd.Index(sorted(annotations["label"].unique()))
     annotated = pd.Index(annotations["video"].unique())
@@ -148,7 +148,12 @@ def match(
     )
 
 
-def _refuse(annotations: "pd.DataFrame", score: Floats, tiou: Sequence[float]) -> None:
+def check_input(annotations: "pd.DataFrame", score: Floats, tiou: Sequence[float]) -> None:
+    """Refuse what has no score.
+
+    Raises:
+        UserError: There is no annotation, no threshold, or a score is NaN.
+    """
     if annotations.empty:
         raise UserError("nothing to score: no annotation is left, so mAP is undefined")
     if not len(tiou):
