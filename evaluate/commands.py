@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from tad_distill.data.annotations import AnnotationSet
-    from tad_distill.evaluate.mean_ap import TieOrder
+    from tad_distill.evaluate.matching import TieOrder
     from tad_distill.evaluate.protocols import Protocol, Result, UnknownVideos
 
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)

@@ -14,7 +14,8 @@ from tad_distill import console
 from tad_distill.console import UsageError, UserError
 from tad_distill.data.annotation_policy import FINDINGS
 from tad_distill.data.annotations import AnnotationSet, Policy
-from tad_distill.evaluate.mean_ap import EmptyOverlap, Scores, TieOrder, mean_ap
+from tad_distill.evaluate.matching import EmptyOverlap, Matching, TieOrder, match
+from tad_distill.evaluate.mean_ap import Scores, scores_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +50,7 @@ class Protocol:
             unknown label are left out in every protocol, and counted.)
         num_videos: How many videos with annotations the published list has.
         num_annotations: How many annotations it has.
-        tie_order: See :func:`tad_distill.evaluate.mean_ap.mean_ap`.
+        tie_order: See :func:`tad_distill.evaluate.matching.match`.
         empty_overlap: See there.
     """
 
@@ -115,7 +116,10 @@ class Result:
         protocol: With the thresholds and rules that were used.
         subset: The subset that was scored; ``None``: all videos.
         scores: The scores.
-        num_videos: Videos of the subset, those without annotations included.
+        videos: Videos of the subset, those without annotations included.
+        annotations: The annotations that were scored: video, label, start_s, end_s.
+        detections: The detections that were scored, those with unknown labels included.
+        matching: Which of them took which annotation.
         removed: How many annotations, videos and detections each rule left out.
         found: What else was counted: doubtful annotations that were kept, detections that can be
             nothing but false positives, pairs without length.
@@ -125,10 +129,18 @@ class Result:
     protocol: Protocol
     subset: str | None
     scores: Scores
-    num_videos: int
+    videos: tuple[str, ...]
+    annotations: "pd.DataFrame"
+    detections: "pd.DataFrame"
+    matching: Matching
     removed: dict[str, int]
     found: dict[str, int]
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def num_videos(self) -> int:
+        """How many videos the subset has."""
+        return len(self.videos)
 
 
 def score(
@@ -167,7 +179,8 @@ def score(
         known = kept["video"].isin(set(table["video"]))
         removed["detections_in_unknown_videos"] = int((~known).sum())
         kept = kept[known]
-    scores = mean_ap(table, kept, protocol.tiou, protocol.tie_order, protocol.empty_overlap)
+    matching = match(table, kept, protocol.tiou, protocol.tie_order, protocol.empty_overlap)
+    scores = scores_of(matching, num_unknown_label=len(kept) - len(matching.row))
     removed["detections_with_unknown_label"] = scores.num_unknown_label
     dropped = {name: scored.counts.get(f"{name}_dropped", 0) for name in FINDINGS}
     removed |= {f"annotations_{name}": count for name, count in dropped.items()}
@@ -178,7 +191,8 @@ def score(
     found["detections_in_videos_without_annotations"] = scores.num_unknown_video
     found["empty_overlaps"] = scores.num_empty_overlaps
     _tell(whole, scored, kept, scores)
-    return Result(protocol, subset, scores, len(scored.videos), removed, found)
+    videos = tuple(scored.videos)
+    return Result(protocol, subset, scores, videos, table, kept, matching, removed, found)
 
 
 def _check_list(protocol: Protocol, scored: AnnotationSet) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from tad_distill.console import UserError
 from tad_distill.evaluate import matching as module
-from tad_distill.evaluate.mean_ap import TieOrder, mean_ap
+from tad_distill.evaluate.matching import TieOrder
+from tad_distill.evaluate.mean_ap import mean_ap
 
 CASES = (
     "anet_small classes_without_predictions degenerate_predictions duplicate_annotations "
