@@ -1,23 +1,20 @@
 """The main job as one reads it: every step of the built-in benchmark is a command of this tool.
 
-The steps and what each needs stand in :func:`steps`; :func:`run_steps` starts whatever is ready,
-as many at once as there are cores. A step that has finished is not run again, and a step that was
-killed goes on where it stopped, because every command does.
+The steps and what each needs stand in :func:`steps`; :mod:`tad_distill.steps` starts whatever is
+ready, as many at once as there are cores. A step that has finished is not run again, and a step
+that was killed goes on where it stopped, because every command does.
 """
 
 import json
 import os
-import shlex
-import subprocess
-import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 
 import click
 
-from tad_distill.console import UserError, check_stop, log, progress, result, stop_requested, table
+from tad_distill.console import log, result, table
+from tad_distill.steps import Args, Step, run_steps
 
 RGB, MOTION = "tsm_mini:rgb", "tsm_mini:tg_luma"
 # The rows of the table, in its order, and what a reader has to know about each.
@@ -33,17 +30,6 @@ TAUGHT = ("student", "conventional")
 # What the gates look at, before any student is trained.
 GATED = ("rgb", "teacher", "two_stream")
 TIOU = "0.3:0.7:0.1"
-
-Args = list[str | int | Path]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One command of the tool, by name, with the steps that have to be finished before it."""
-
-    name: str
-    args: Args
-    needs: list[str] = field(default_factory=list)
 
 
 @click.command()
@@ -62,7 +48,7 @@ def demo(out: Path, seeds: int, seed: int, tiny: bool, jobs: int | None) -> None
     """Run the whole pipeline on the built-in benchmark: mp4 files to a table of mAP."""
     started = time.monotonic()
     seeds = 1 if tiny else seeds
-    run_steps(steps(out, tiny, seed, seeds), out / "logs", jobs or os.cpu_count() or 1)
+    run_steps(steps(out, tiny, seed, seeds), jobs or os.cpu_count() or 1, "demo")
     report(out, seeds)
     log("demo", out=out, minutes=round((time.monotonic() - started) / 60, 2))
 
@@ -71,8 +57,8 @@ def steps(out: Path, tiny: bool, seed: int, num_seeds: int) -> list[Step]:
     """The commands of the demo, as a user would type them."""
     world, store = out / "world", out / "features"
     annotations = world / "annotations.json"
-    size = "tiny" if tiny else "demo"
-    plan = [Step("world", ["data", "world", world, "--size", size, "--seed", seed])]
+    logs, size = out / "logs", "tiny" if tiny else "demo"
+    plan = [Step("world", ["data", "world", world, "--size", size, "--seed", seed], logs)]
     extract: Args = ["extract", world / "videos", "--store", store, "--preset", "world"]
     for stream, name in ((RGB, "rgb"), (MOTION, "motion")):
         backbone, _, modality = stream.partition(":")
@@ -85,9 +71,9 @@ def steps(out: Path, tiny: bool, seed: int, num_seeds: int) -> list[Step]:
         ]
         pretrain += ["--backbone", backbone, "--modality", modality, "--out", weights]
         pretrain += ["--set", "steps=4"] if tiny else []
-        plan.append(Step(f"pretrain_{name}", pretrain, ["world"]))
+        plan.append(Step(f"pretrain_{name}", pretrain, logs, ["world"]))
         extract += ["--stream", stream, "--weights", f"{stream}={weights}"]
-    plan.append(Step("extract", extract, ["pretrain_rgb", "pretrain_motion"]))
+    plan.append(Step("extract", extract, logs, ["pretrain_rgb", "pretrain_motion"]))
     plan.append(gates_step(out, store, annotations))
     for number in range(num_seeds):
         for row in ROWS:
@@ -101,7 +87,7 @@ def gates_step(out: Path, store: Path, annotations: Path) -> Step:
     args += ["--rgb-stream", RGB, "--teacher-stream", MOTION, "--json", out / "gates.json"]
     for row in GATED:
         args += [f"--{row.replace('_', '-')}", run_of(out, row, 0) / "validation.json"]
-    return Step("gates", args, [f"validate_{row}_0" for row in GATED])
+    return Step("gates", args, out / "logs", [f"validate_{row}_0" for row in GATED])
 
 
 def run_of(out: Path, row: str, number: int) -> Path:
@@ -113,7 +99,7 @@ def detector_steps(
     out: Path, row: str, number: int, store: Path, annotations: Path, tiny: bool
 ) -> list[Step]:
     """Train one detector, detect with it, score it."""
-    run, name = run_of(out, row, number), f"{row}_{number}"
+    run, name, logs = run_of(out, row, number), f"{row}_{number}", out / "logs"
     train: Args = ["train", "--preset", f"world_{row}", "--store", store]
     train += ["--annotations", annotations, "--out", run, "--seed", number]
     needs = ["extract"] if row in GATED else ["gates"]
@@ -121,92 +107,18 @@ def detector_steps(
         train += ["--teacher", run_of(out, "teacher", number)]
         needs.append(f"train_teacher_{number}")
     train += ["--set", "train.steps=4"] if tiny else []
-    plan = [Step(f"train_{name}", train, needs)]
+    plan = [Step(f"train_{name}", train, logs, needs)]
     detect: Args = ["detect", store, "--model", run, "--annotations", annotations]
     detect += ["--pictures", 0]
     if number == 0 and row in GATED:
         on_validation: Args = ["--subset", "validation", "--out", run / "validation.json"]
-        plan.append(Step(f"validate_{name}", detect + on_validation, [f"train_{name}"]))
+        plan.append(Step(f"validate_{name}", detect + on_validation, logs, [f"train_{name}"]))
     on_test: Args = ["--subset", "test", "--out", run / "test.json"]
-    plan.append(Step(f"detect_{name}", detect + on_test, [f"train_{name}"]))
+    plan.append(Step(f"detect_{name}", detect + on_test, logs, [f"train_{name}"]))
     score: Args = ["eval", run / "test.json", "--annotations", annotations, "--subset", "test"]
     score += ["--tiou", TIOU, "--json", run / "scores.json"]
-    plan.append(Step(f"eval_{name}", score, [f"detect_{name}"]))
+    plan.append(Step(f"eval_{name}", score, logs, [f"detect_{name}"]))
     return plan
-
-
-def run_steps(plan: list[Step], logs: Path, jobs: int) -> None:
-    """Run every step once what it needs is done, at most ``jobs`` at a time.
-
-    Each step's output goes to ``logs/NAME.log``, under another name until the step has succeeded:
-    so the logs say what is done, also to the next call.
-
-    Raises:
-        UserError: A step failed; the message holds its last lines.
-        Interrupted: A signal asked for a stop; the running steps were asked to stop as well.
-    """
-    logs.mkdir(parents=True, exist_ok=True)
-    done = {step.name for step in plan if is_done(step, logs)}
-    running: dict[str, subprocess.Popen[bytes]] = {}
-    try:
-        with progress("demo", len(plan)) as tick:
-            tick(len(done))
-            while len(done) < len(plan):
-                for name, process in list(running.items()):
-                    if process.poll() is not None:
-                        del running[name]
-                        finish(name, process.returncode, logs)
-                        done.add(name)
-                        tick(1, finished=name)
-                for step in plan:
-                    ready = step.name not in done | running.keys() and done.issuperset(step.needs)
-                    if ready and len(running) < jobs:
-                        running[step.name] = start(step, logs)
-                if stop_requested():
-                    break
-                time.sleep(0.05)
-        check_stop("finished steps are kept")
-    finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait()
-
-
-def command(step: Step) -> str:
-    """The step as a user would type it."""
-    return shlex.join(["tad-distill", *map(str, step.args)])
-
-
-def is_done(step: Step, logs: Path) -> bool:
-    """Whether this very command has succeeded before."""
-    path = logs / f"{step.name}.log"
-    return path.is_file() and path.read_text().startswith(f"$ {command(step)}\n")
-
-
-def start(step: Step, logs: Path) -> subprocess.Popen[bytes]:
-    """Start a step as a process of its own, with one thread, so that steps share the cores."""
-    log("step", name=step.name, command=command(step))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"}
-    with (logs / f"{step.name}.running").open("wb") as file:
-        file.write(f"$ {command(step)}\n".encode())
-        file.flush()
-        return subprocess.Popen(
-            [sys.executable, "-m", "tad_distill", *map(str, step.args)],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        )
-
-
-def finish(name: str, code: int, logs: Path) -> None:
-    """Keep the log of a step that has succeeded; complain about one that has not."""
-    path = logs / f"{name}.running"
-    if code:
-        last = [line for line in path.read_text(errors="replace").splitlines() if line][-1]
-        raise UserError(f"step {name} ended with exit code {code}: {last} (all of it in {path})")
-    path.replace(logs / f"{name}.log")
 
 
 def report(out: Path, num_seeds: int) -> None:

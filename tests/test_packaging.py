@@ -31,6 +31,7 @@ def test_root_holds_only_the_modules_we_ship() -> None:
         "console.py",
         "demo.py",
         "detect.py",
+        "steps.py",
     }
     assert {path.name for path in ROOT.glob("*.py")} == shipped
 
