@@ -1,58 +1,20 @@
 """mAP against the ActivityNet kit's own figures and against a brute-force evaluator."""
 
-import gzip
-import json
-from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any
 
+import brute_force
 import numpy as np
 import pandas as pd
 import pytest
+from scoring_cases import ANNOTATION, CASES, DETECTION, golden, random_case, tables
 
 from tad_distill.console import UserError
 from tad_distill.evaluate import matching as module
 from tad_distill.evaluate.matching import TieOrder
 from tad_distill.evaluate.mean_ap import mean_ap
 
-CASES = (
-    "anet_small classes_without_predictions degenerate_predictions duplicate_annotations "
-    "duplicates empty_videos predicted_class_not_in_gt subset_filter threshold_edges thumos_full "
-    "thumos_small ties_20_levels ties_all_equal tiny_hand unknown_videos "
-    "unknown_videos_distinct_scores zero_length_annotations zero_length_both"
-).split()
-DETECTION = ["video", "label", "score", "start_s", "end_s"]
-ANNOTATION = ["video", "label", "start_s", "end_s"]
-
 # What the kit's unstable sort makes of ties depends on the processor: there is no one figure.
 HAS_TIES = ("ties_20_levels", "ties_all_equal", "unknown_videos")
-
-
-@cache
-def load(shared: Path, name: str) -> dict[str, Any]:
-    with gzip.open(shared / "golden" / "map" / f"{name}.json.gz") as file:
-        case: dict[str, Any] = json.load(file)
-    return case
-
-
-def tables(case: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Built here from the raw case: the readers have their own tests."""
-    annotations = [
-        (video, a["label"], *a["segment"])
-        for video, entry in case["database"].items()
-        if entry["subset"] == case["subset"]
-        for a in entry["annotations"]
-    ]
-    detections = [
-        (video, d["label"], d["score"], *d["segment"])
-        for video, found in case["results"].items()
-        for d in found
-    ]
-    return (
-        pd.DataFrame(annotations, columns=ANNOTATION),
-        pd.DataFrame(detections, columns=DETECTION),
-    )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -63,7 +25,7 @@ def tables(case: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
 def test_equals_the_reference_in_every_tie_order(
     shared: Path, name: str, reference: str, tie_order: TieOrder
 ) -> None:
-    case = load(shared, name)
+    case = golden(shared, name)
     scores = mean_ap(*tables(case), case["tious"], tie_order)
     expected = case["reference"][reference]
     np.testing.assert_allclose(scores.mAP, expected["mAP"], rtol=0, atol=1e-9)
@@ -75,7 +37,7 @@ def test_equals_the_reference_in_every_tie_order(
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in HAS_TIES])
 def test_equals_the_kit_wherever_the_kit_gives_a_figure(shared: Path, name: str) -> None:
-    case = load(shared, name)
+    case = golden(shared, name)
     kit = case["peers"]["activitynet_kit"]
     if "error" in kit:
         assert "KeyError" in kit["error"]  # the kit stops at labels that it does not know
@@ -84,86 +46,16 @@ def test_equals_the_kit_wherever_the_kit_gives_a_figure(shared: Path, name: str)
     np.testing.assert_allclose(scores.mAP, kit["mAP"], rtol=0, atol=1e-9)
 
 
-def average_precision(
-    annotations: Sequence[tuple[str, float, float]],
-    detections: Sequence[tuple[str, float, float, float]],
-    threshold: float,
-) -> float:
-    """AP of one label, by the definition, one detection at a time.
-
-    Annotations are (video, start, end); detections (video, score, start, end) in file order.
-    """
-    taken: set[int] = set()
-    hits: list[bool] = []
-    for video, _, start, end in sorted(detections, key=lambda d: -d[1]):
-        best, best_overlap = None, threshold
-        for i, (other, a, b) in enumerate(annotations):
-            if other != video or i in taken:
-                continue
-            inside = max(0.0, min(end, b) - max(start, a))
-            union = (b - a) + (end - start) - inside
-            overlap = np.inf if union == 0 else inside / union
-            if overlap >= best_overlap:
-                best, best_overlap = i, overlap
-        hits.append(best is not None)
-        if best is not None:
-            taken.add(best)
-    precisions = [sum(hits[: i + 1]) / (i + 1) for i in range(len(hits))]
-    area = sum(max(precisions[i:]) for i, hit in enumerate(hits) if hit)
-    return area / len(annotations)
-
-
-def random_case(seed: int, ties: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
-    rng = np.random.default_rng(seed)
-    num_annotations, num_detections = int(rng.integers(1, 40)), int(rng.integers(0, 120))
-
-    def segments(count: int) -> tuple[np.ndarray, np.ndarray]:
-        # Whole seconds: equal overlaps, exact thresholds, empty and reversed segments all occur.
-        start = rng.integers(0, 12, count)
-        return start.astype(float), (start + rng.integers(-1, 8, count)).astype(float)
-
-    start, end = segments(num_annotations)
-    annotations = pd.DataFrame(
-        {
-            "video": rng.choice(["a", "b", "c"], num_annotations),
-            "label": rng.choice(["x", "y"], num_annotations),
-            "start_s": start,
-            "end_s": np.maximum(start, end),
-        }
-    )
-    start, end = segments(num_detections)
-    score = rng.integers(0, 8, num_detections) / 8 if ties else rng.permutation(num_detections)
-    detections = pd.DataFrame(
-        {
-            "video": rng.choice(["a", "b", "c", "unknown"], num_detections),
-            "label": rng.choice(["x", "y", "z"], num_detections),
-            "score": score.astype(float),
-            "start_s": start,
-            "end_s": end,
-        }
-    )
-    return annotations, detections
-
-
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("seed", range(40))
 def test_equals_a_brute_force_evaluator(seed: int, ties: bool) -> None:
     annotations, detections = random_case(seed, ties)
     thresholds = [0.1, 0.25, 0.5, 1.0]
     scores = mean_ap(annotations, detections, thresholds)
-    assert set(scores.ap_per_class) == set(annotations["label"])
+    expected = brute_force.mean_ap(annotations, detections, thresholds)
+    assert scores.ap_per_class.keys() == expected.keys()
     for label, ap in scores.ap_per_class.items():
-        of_label = annotations[annotations["label"] == label]
-        found = detections[detections["label"] == label]
-        expected = [
-            average_precision(
-                list(of_label[["video", "start_s", "end_s"]].itertuples(index=False, name=None)),
-                list(found[DETECTION].drop(columns="label").itertuples(index=False, name=None)),
-                threshold,
-            )
-            for threshold in thresholds
-        ]
-        np.testing.assert_allclose(ap, expected, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(ap, expected[label], rtol=0, atol=1e-12)
 
 
 def test_pairs_in_many_chunks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
