@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from tad_distill.console import UsageError
+from tad_distill.distill.attention import attend
 from tad_distill.distill.fusions import Fusion, FusionConfig
-from tad_distill.distill.layers import attend
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,10 @@ _ACTIONFORMER_NAMES = (
     (r"\.mlp\.2\.", ".mlp.3."),  # theirs counts a dropout between
     (r"\.add_attention\.", ".drop_path_attn."),
     (r"\.add_mlp\.", ".drop_path_mlp."),
-    (r"^neck\.", "neck.fpn_norms."),
+    (r"^neck\.norms\.", "neck.fpn_norms."),
+    (r"^neck\.laterals\.(\d+)\.", r"neck.lateral_convs.\1.conv."),
+    (r"^neck\.convs\.(\d+)\.", r"neck.fpn_convs.\1.conv."),
+    (r"\.(conv1|conv2|downsample)\.", r".\1.conv."),
     (r"^classifier\.out\.", "cls_head.cls_head.conv."),
     (r"^classifier\.convs\.(\d+)\.", r"cls_head.head.\1.conv."),
     (r"^classifier\.norms\.", "cls_head.norm."),
@@ -37,8 +40,9 @@ _ACTIONFORMER_NAMES = (
 # Official parts that this head does not have, with what to do about them.
 _ACTIONFORMER_FOREIGN = {
     "backbone.proj.": "a projection per input stream (a list as input_dim)",
-    "neck.lateral_convs.": "the FPN neck (fpn_type fpn)",
-    ".attn.rel_pe": "relative position encoding (use_rel_pe)",
+    "neck.lateral_convs.": "the FPN neck (set head.neck=fpn)",
+    ".attn.rel_pe": "relative position encoding (set head.relative_positions=true)",
+    ".downsample.conv.": "convolution blocks (set head.backbone=convolution)",
 }
 _NUM_NAMES_SHOWN = 4
 
@@ -149,6 +153,8 @@ def _axes(
         return lambda p: p.movedim(0, 2), lambda p: p.movedim(2, 0)
     if leaf == "weight" and isinstance(module, DepthwiseConv):  # (kernel, C) and (C, 1, kernel)
         return lambda p: p.T.unsqueeze(1), lambda p: p.squeeze(1).T
+    if leaf == "rel_pe":  # (H, window) and (1, 1, H, window)
+        return lambda p: p[None, None], lambda p: p[0, 0]
     if leaf == "weight":  # a linear layer: (out, in) and (out, in, 1)
         return lambda p: p.unsqueeze(-1), lambda p: p.squeeze(-1)
     return lambda p: p, lambda p: p
@@ -163,7 +169,7 @@ def _accounting(missing: list[str], extra: list[str]) -> str:
             parts.append(f"{what}: {len(names)} ({shown}{more})")
     foreign = [why for key, why in _ACTIONFORMER_FOREIGN.items() if any(key in n for n in extra)]
     remedy = (
-        f"the checkpoint uses {' and '.join(foreign)}, which this head lacks"
+        f"the checkpoint uses {' and '.join(foreign)}, which this head, as it is set, lacks"
         if foreign
         else "set head.arch and head.drop_path as in the checkpoint's own settings"
     )

@@ -1,5 +1,9 @@
-"""ActionFormer's feature pyramid, the towers that read it, and its points."""
+"""ActionFormer's feature pyramid, the towers that read it, and its points.
 
+Numerically libs/modeling/backbones.py, necks.py and blocks.py at 61ea7eb.
+"""
+
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -7,59 +11,54 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tad_distill.distill.layers import Conv, PyramidBlock
+from tad_distill.distill.attention import Attention
+from tad_distill.distill.layers import Conv, Residual, linear, pool
 
 
 class Backbone(nn.Module):
-    """Embedding convolutions, then transformer blocks of which the last ones halve the length."""
+    """Embedding convolutions, then blocks of which the last ones halve the length."""
 
     def __init__(
-        self,
-        dim: int,
-        width: int,
-        *,
-        arch: tuple[int, int, int],
-        embd_kernel: int,
-        num_heads: int,
-        windows: tuple[int, ...],
-        drop_path: float,
+        self, dim: int, width: int, *, num_convs: int, kernel: int, blocks: "Blocks", positions: int
     ) -> None:
         """Make the layers.
 
         Args:
             dim: D, of the features.
             width: Of the pyramid.
-            arch: Embedding convolutions, blocks at full length, blocks that halve the length.
-            embd_kernel: Of the embedding convolutions.
-            num_heads: Of the attention.
-            windows: Attention window of each of the ``arch[2] + 1`` levels.
-            drop_path: See :class:`PyramidBlock`.
+            num_convs: Embedding convolutions.
+            kernel: Their width in steps.
+            blocks: What follows them.
+            positions: Steps of the table of absolute positions; 0 for none.
         """
         super().__init__()
-        num_convs, num_stem, num_branch = arch
         self.embedding = nn.ModuleList(
-            Conv(dim if i == 0 else width, width, kernel=embd_kernel, bias=False)
+            Conv(dim if i == 0 else width, width, kernel=kernel, bias=False)
             for i in range(num_convs)
         )
         self.embedding_norm = nn.ModuleList(nn.LayerNorm(width) for _ in range(num_convs))
+        self.positions = Positions(positions, width) if positions else None
+        self.stem = nn.ModuleList(blocks.stem)
+        self.branch = nn.ModuleList(blocks.branch)
 
-        def block(level: int, stride: int) -> PyramidBlock:
-            return PyramidBlock(
-                width,
-                num_heads=num_heads,
-                window=windows[level],
-                stride=stride,
-                drop_path=drop_path,
-            )
+    def forward(
+        self, feats: Tensor, mask: Tensor, num_steps: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """One level per resolution.
 
-        self.stem = nn.ModuleList(block(0, 1) for _ in range(num_stem))
-        self.branch = nn.ModuleList(block(1 + i, 2) for i in range(num_branch))
+        Args:
+            feats: ``(B, T, D)``.
+            mask: ``(B, T)`` bool, true where real.
+            num_steps: ``(B,)`` over how many steps absolute positions are spread.
 
-    def forward(self, feats: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """``(B, T, D)`` and its mask to one ``(B, T_l, width)`` and mask per level."""
+        Returns:
+            ``(B, T_l, width)`` and its mask, level by level.
+        """
         real = mask.unsqueeze(-1)
         for conv, norm in zip(self.embedding, self.embedding_norm, strict=True):
             feats = F.relu(norm(conv(feats) * real))
+        if self.positions is not None:
+            feats = feats + self.positions(num_steps, mask.shape[1]) * real
         for block in self.stem:
             feats, mask = block(feats, mask)
         levels = [(feats, mask)]
@@ -67,6 +66,114 @@ class Backbone(nn.Module):
             feats, mask = block(feats, mask)
             levels.append((feats, mask))
         return levels
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of a pyramid: at full length, and those that halve it.
+
+    Each takes ``(B, T, width)`` and its mask, and gives the same at its own resolution.
+    """
+
+    stem: list[nn.Module]
+    branch: list[nn.Module]
+
+
+class Positions(nn.Module):
+    """Absolute positions: sines and cosines, divided by the root of the width.
+
+    A table of ``max_len`` steps. Videos up to that length take its first rows; for longer ones it
+    is stretched linearly, so that they end where the table ends.
+    """
+
+    table: Tensor
+
+    def __init__(self, max_len: int, width: int) -> None:
+        """Make the table; it follows from its size, so it is in no checkpoint."""
+        super().__init__()
+        channel = torch.arange(width, dtype=torch.float64)
+        rate = 10_000 ** (-2 * (channel // 2) / width)
+        angle = torch.arange(max_len, dtype=torch.float64).unsqueeze(1) * rate
+        table = torch.where(channel % 2 == 0, angle.sin(), angle.cos()) / math.sqrt(width)
+        self.register_buffer("table", table.float(), persistent=False)
+
+    def forward(self, num_steps: Tensor, length: int) -> Tensor:
+        """``(B, length, width)`` the rows for videos of ``(B,)`` steps in a batch of ``length``."""
+        max_len = len(self.table)
+        step = torch.arange(length, device=self.table.device, dtype=torch.float32)
+        stretch = (max_len / num_steps.clamp(min=max_len)).unsqueeze(1)
+        where = ((step + 0.5) * stretch - 0.5).clamp(0, max_len - 1)
+        # Below the full length every step takes its own row, whatever rounding says.
+        where = torch.where(stretch == 1, step.clamp(max=max_len - 1), where)
+        before = where.floor().long()
+        after = (before + 1).clamp(max=max_len - 1)
+        return torch.lerp(self.table[before], self.table[after], (where - before).unsqueeze(-1))
+
+
+class PyramidBlock(nn.Module):
+    """A pre-norm transformer block that may halve the length: attention, then two linear layers."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int,
+        window: int,
+        stride: int,
+        drop_path: float,
+        relative: bool = False,
+    ) -> None:
+        """Make the layers.
+
+        Args:
+            dim: Width.
+            num_heads: Of the attention.
+            window: Of the attention.
+            stride: 1, or 2 to halve the length.
+            drop_path: See :class:`Residual`.
+            relative: Of the attention.
+        """
+        super().__init__()
+        self.stride = stride
+        self.norm_attention = nn.LayerNorm(dim)
+        self.attention = Attention(
+            dim, num_heads=num_heads, window=window, stride=stride, relative=relative
+        )
+        self.norm_mlp = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(linear(dim, 4 * dim), nn.GELU(), linear(4 * dim, dim))
+        self.add_attention = Residual(dim, drop_path)
+        self.add_mlp = Residual(dim, drop_path)
+
+    def forward(self, feats: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """``(B, T, dim)`` and its mask to ``(B, T / stride, dim)``, zero where not real."""
+        mask = mask[:, :: self.stride]
+        feats = self.add_attention(
+            pool(feats, self.stride), self.attention(self.norm_attention(feats), mask)
+        )
+        feats = self.add_mlp(feats, self.mlp(self.norm_mlp(feats)))
+        return feats * mask.unsqueeze(-1), mask
+
+
+class ConvBlock(nn.Module):
+    """Two convolutions and a skip that may halve the length, instead of attention."""
+
+    def __init__(self, dim: int, *, stride: int) -> None:
+        """Make the layers; ``stride`` is 1, or 2 to halve the length."""
+        super().__init__()
+        self.stride = stride
+        self.conv1 = Conv(dim, 2 * dim, kernel=3, bias=True, stride=stride)
+        self.conv2 = Conv(2 * dim, dim, kernel=3, bias=True)
+        self.downsample = linear(dim, dim) if stride > 1 else None
+
+    def forward(self, feats: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """``(B, T, dim)`` and its mask to ``(B, T / stride, dim)``; see the official ConvBlock."""
+        mask = mask[:, :: self.stride]
+        real = mask.unsqueeze(-1)
+        out = self.conv2(F.relu(self.conv1(feats) * real)) * real
+        skip = feats
+        if self.downsample is not None:
+            skip = self.downsample(feats[:, :: self.stride]) * real
+        return F.relu(out + skip), mask
 
 
 class Tower(nn.Module):

@@ -12,10 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tad_distill.distill import losses
-from tad_distill.distill.assignment import Assignment, assign, pad
+from tad_distill.distill import losses, point_losses
+from tad_distill.distill.assignment import assign, pad
 from tad_distill.distill.heads import Candidates, Head, HeadConfig, Predictions, Targets
-from tad_distill.distill.pyramid import Backbone, Tower, layout, points
+from tad_distill.distill.necks import FeaturePyramid, Norms
+from tad_distill.distill.pyramid import (
+    Backbone,
+    Blocks,
+    ConvBlock,
+    PyramidBlock,
+    Tower,
+    layout,
+    points,
+)
 
 # The last level answers for everything longer.
 OPEN_END = 10_000.0
@@ -39,6 +48,13 @@ class Config(HeadConfig):
             a segment lies; empty: (0, 4), (4, 8), ... doubling, the last level open.
         center_radius: Positives lie within so many strides of the segment's centre; inf: anywhere
             in the segment.
+        backbone: "transformer", or "convolution" for blocks without attention.
+        neck: "identity" normalises each level; "fpn" adds coarse levels to fine ones first.
+        positions: "none"; "absolute": sines and cosines are added to the embedding. An official
+            checkpoint does not say whether it was trained with them (use_abs_pe); its settings do.
+        max_len: Steps of the table of absolute positions: the official max_seq_len. It is
+            stretched for longer videos.
+        relative_positions: Whether attention with a window learns what a distance counts.
         embd_kernel: Of the embedding convolutions; odd.
         head_kernel: Of the classifier's and regressor's three convolutions; odd.
         prior_prob: The score that an untrained classifier gives.
@@ -65,6 +81,11 @@ class Config(HeadConfig):
     window: tuple[int, ...] = (19,)
     ranges: tuple[tuple[float, float], ...] = ()
     center_radius: float = 1.5
+    backbone: Literal["transformer", "convolution"] = "transformer"
+    neck: Literal["identity", "fpn"] = "identity"
+    positions: Literal["none", "absolute"] = "none"
+    max_len: int = 2304
+    relative_positions: bool = False
     embd_kernel: int = 3
     head_kernel: int = 3
     prior_prob: float = 0.01
@@ -97,6 +118,10 @@ class Config(HeadConfig):
             raise ValueError("embd_kernel, head_kernel: expected odd numbers")
         if not 0 < self.prior_prob < 1:
             raise ValueError(f"prior_prob: expected between 0 and 1, got {self.prior_prob}")
+        if self.max_len < 1:
+            raise ValueError(f"max_len: expected at least 1, got {self.max_len}")
+        if self.backbone == "convolution" and (self.positions != "none" or self.relative_positions):
+            raise ValueError("positions, relative_positions: only with backbone=transformer")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path: expected at least 0 and below 1, got {self.drop_path}")
 
@@ -142,13 +167,13 @@ class ActionFormer(Head):
         self.backbone = Backbone(
             dim,
             width,
-            arch=config.arch,
-            embd_kernel=config.embd_kernel,
-            num_heads=config.num_heads,
-            windows=config.level_windows,
-            drop_path=config.drop_path,
+            num_convs=config.arch[0],
+            kernel=config.embd_kernel,
+            blocks=_blocks(config),
+            positions=config.max_len if config.positions == "absolute" else 0,
         )
-        self.neck = nn.ModuleList(nn.LayerNorm(width) for _ in range(config.num_levels))
+        necks = {"identity": Norms, "fpn": FeaturePyramid}
+        self.neck = necks[config.neck](width, config.num_levels)
         self.classifier = Tower(width, num_labels, kernel=kernel)
         self.regressor = Tower(width, 2, kernel=kernel)
         self.scales = nn.ParameterList(
@@ -168,9 +193,12 @@ class ActionFormer(Head):
         Raises:
             ValueError: "official" padding, and T is not divisible by the last stride.
         """
+        num_steps = mask.sum(1)
         feats, mask = self._padded(feats * mask.unsqueeze(-1), mask)
-        levels = self.backbone(feats, mask)
-        return [(norm(f), m) for norm, (f, m) in zip(self.neck, levels, strict=True)]
+        if self.config.padding == "official":
+            num_steps = torch.full_like(num_steps, mask.shape[1])
+        levels: list[tuple[Tensor, Tensor]] = self.neck(self.backbone(feats, mask, num_steps))
+        return levels
 
     def predict(self, levels: list[tuple[Tensor, Tensor]]) -> Predictions:
         """Classify and regress on every level, all levels in one product."""
@@ -199,17 +227,23 @@ class ActionFormer(Head):
             center_radius=self.config.center_radius,
         )
         positive = goal.positive & predictions.mask
-        logits = predictions.logits.float()
-        # Where there is nothing to regress, any value with finite gradients will do.
-        offsets = torch.where(positive.unsqueeze(-1), predictions.regression.float(), 1.0)
         if self.config.loss_style == "paper":
-            return self._paper_loss(logits, offsets, goal, positive, predictions.mask)
-        return self._official_loss(logits, offsets, goal, positive, predictions.mask)
+            return point_losses.paper(predictions, goal, positive, self.config.paper)
+        if self.training:
+            self._update_normalizer(positive.sum(), predictions.mask.any())
+        return point_losses.official(
+            predictions,
+            goal,
+            positive,
+            normalizer=self.loss_normalizer,
+            weight=self.config.loss_weight,
+            label_smoothing=self.config.label_smoothing,
+        )
 
     def segments(self, predictions: Predictions) -> Tensor:
         """``(B, N, 2)`` grid steps: point - left * stride, point + right * stride."""
         time, stride = predictions.points[:, :1], predictions.points[:, 3:]
-        return time + _as_segments(predictions.regression.float()) * stride
+        return time + point_losses.as_segments(predictions.regression.float()) * stride
 
     @torch.no_grad()
     def decode(self, predictions: Predictions) -> list[Candidates]:
@@ -238,31 +272,6 @@ class ActionFormer(Head):
         rest += stride
         return F.pad(feats, (0, 0, 0, rest)), F.pad(mask, (0, rest))
 
-    def _official_loss(
-        self, logits: Tensor, offsets: Tensor, goal: Assignment, positive: Tensor, valid: Tensor
-    ) -> dict[str, Tensor]:
-        if self.training:
-            self._update_normalizer(positive.sum(), valid.any())
-        classes = losses.smooth_labels(goal.classes, self.config.label_smoothing)
-        cls = torch.where(valid.unsqueeze(-1), losses.balanced_focal(logits, classes), 0.0)
-        reg = losses.diou(_as_segments(offsets), _as_segments(goal.offsets))
-        reg = torch.where(positive, reg, 0.0)
-        return {
-            "cls": cls.sum() / self.loss_normalizer,
-            "reg": self.config.loss_weight * reg.sum() / self.loss_normalizer,
-        }
-
-    def _paper_loss(
-        self, logits: Tensor, offsets: Tensor, goal: Assignment, positive: Tensor, valid: Tensor
-    ) -> dict[str, Tensor]:
-        weights = self.config.paper
-        ends, goal_ends = _as_segments(offsets), _as_segments(goal.offsets)
-        return {
-            "cls": weights.cls * losses.paper_cls(logits, goal.classes, positive, valid, weights),
-            "reg": weights.reg * losses.paper_reg(offsets, goal.offsets, positive),
-            "comp": weights.comp * losses.paper_comp(ends, goal_ends, positive),
-        }
-
     @torch.no_grad()
     def _update_normalizer(self, num_positive: Tensor, any_valid: Tensor) -> None:
         momentum = self.config.loss_momentum
@@ -281,6 +290,23 @@ class ActionFormer(Head):
         return ends[long], flat[chosen], chosen % self.num_labels
 
 
-def _as_segments(offsets: Tensor) -> Tensor:
-    """Distances to the start and end as the segment around a point at 0."""
-    return torch.stack([-offsets[..., 0], offsets[..., 1]], -1)
+def _blocks(config: Config) -> Blocks:
+    """The blocks of a pyramid: at full length, then one that halves it for each further level."""
+
+    def block(level: int, stride: int) -> nn.Module:
+        if config.backbone == "convolution":
+            return ConvBlock(config.embd_dim, stride=stride)
+        return PyramidBlock(
+            config.embd_dim,
+            num_heads=config.num_heads,
+            window=config.level_windows[level],
+            stride=stride,
+            drop_path=config.drop_path,
+            relative=config.relative_positions,
+        )
+
+    _, num_stem, num_branch = config.arch
+    return Blocks(
+        stem=[block(0, 1) for _ in range(num_stem)],
+        branch=[block(1 + i, 2) for i in range(num_branch)],
+    )

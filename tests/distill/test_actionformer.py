@@ -36,9 +36,21 @@ def real_scores(head: ActionFormer, feats: Tensor, mask: Tensor, video: int) -> 
     return torch.cat([predictions.logits[video], predictions.regression[video]], -1)[kept]
 
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "fpn": {"neck": "fpn"},
+    "absolute": {"positions": "absolute", "max_len": 64},
+    "relative": {"relative_positions": True},
+    "full attention": {"window": (-1,), "positions": "absolute", "max_len": 64},
+    "convolution": {"backbone": "convolution"},
+    "all": {"neck": "fpn", "positions": "absolute", "max_len": 64, "relative_positions": True},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("num_steps", [1, 7, 8, 19, 300])
-def test_padding_and_company_do_not_change_scores(num_steps: int) -> None:
-    head = small_head().eval()
+def test_padding_and_company_do_not_change_scores(num_steps: int, variant: str) -> None:
+    head = small_head(replace(SMALL, **VARIANTS[variant])).eval()
     feats, mask = random_batch([num_steps, num_steps + 13, num_steps + 200])
     alone = real_scores(head, feats[:1, :num_steps], mask[:1, :num_steps], 0)
     assert len(alone) == sum(-(-num_steps // 2**level) for level in range(4))

@@ -90,7 +90,7 @@ def without_drop_path(head: ActionFormer) -> ActionFormer:
 def test_outputs_equal_the_official_ones(golden: Golden, golden_head: ActionFormer) -> None:
     feats, mask = golden_batch(golden)
     head = golden_head.eval()
-    for level, (found, _) in enumerate(head.backbone(feats, mask)):
+    for level, (found, _) in enumerate(head.backbone(feats, mask, mask.sum(1))):
         expected = torch.from_numpy(golden[f"out/backbone_{level}"]).transpose(1, 2)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     predictions = head(feats, mask)
@@ -239,7 +239,7 @@ def test_formula_weights_give_the_published_numbers(smoothing: float, cls: float
     feats = feats * mask.unsqueeze(-1)
 
     head.eval()
-    sums = [level.sum().item() for level, _ in head.backbone(feats, mask)]
+    sums = [level.sum().item() for level, _ in head.backbone(feats, mask, mask.sum(1))]
     assert sums == pytest.approx([412.6016, 763.5511, 1066.4515], abs=1e-3)
     predictions = head(feats, mask)
     logits = predictions.logits.split([32, 16, 8], 1)
@@ -258,3 +258,70 @@ def test_formula_weights_give_the_published_numbers(smoothing: float, cls: float
     assert head.loss_normalizer.item() == pytest.approx(90.8)
     assert terms["cls"].item() == pytest.approx(cls, abs=2e-6)
     assert terms["reg"].item() == pytest.approx(0.057945, abs=1e-6)
+
+
+# The other variants: the official code with the same formulas, run once at 61ea7eb. For each what
+# its settings are called here, how many names its state dict has, and of a batch of 32 and 21 steps
+# and of one video of 45 steps in 48: sum and absolute sum of the logits, sum of the distances, and
+# the first three logits of label 0.
+Numbers = tuple[float, float, float, list[float]]
+VARIANTS: dict[str, tuple[dict[str, Any], int, Numbers, Numbers]] = {
+    "fpn": (
+        {"neck": "fpn"},
+        145,
+        (38.6128, 405.2684, 109.598, [-1.64264, -2.35575, -2.00692]),
+        (-142.8541, 373.664, 0.0, [-1.35713, -2.27526, -2.33286]),
+    ),
+    "absolute": (
+        {"positions": "absolute"},
+        139,
+        (80.6226, 391.5319, 156.0356, [1.69428, 2.32537, 1.63883]),
+        (299.2711, 344.3098, 133.1436, [-0.05984, 0.70411, 1.43876]),
+    ),
+    "relative": (
+        {"relative_positions": True},
+        143,
+        (-38.4074, 361.6512, 37.578, [0.73162, 1.54254, 1.64208]),
+        (-13.3092, 319.1111, 67.844, [-0.03075, -1.195, -1.96306]),
+    ),
+    "full attention, absolute": (
+        {"window": (-1,), "positions": "absolute"},
+        139,
+        (31.8099, 396.276, 125.8243, [1.69804, 2.32654, 1.85652]),
+        (317.0464, 339.9333, 127.934, [0.02537, 0.79448, 1.46832]),
+    ),
+    "convolution": (
+        {"backbone": "convolution"},
+        51,
+        (-55.7364, 412.0263, 94.8138, [1.6495, 2.15415, 1.71749]),
+        (-45.8224, 322.5116, 47.9267, [0.42808, -0.4624, -1.40586]),
+    ),
+    "fpn, absolute, relative": (
+        {"neck": "fpn", "positions": "absolute", "relative_positions": True},
+        149,
+        (-2.7341, 378.6224, 90.8451, [-0.51132, -0.19553, 0.15925]),
+        (318.3832, 344.0074, 59.0169, [-0.51906, -0.23794, -0.02391]),
+    ),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.no_grad()
+def test_every_variant_equals_the_official_one(variant: str) -> None:
+    settings, num_names, short, long = VARIANTS[variant]
+    plain = {"window": (5,), "ranges": ((0, 4), (4, 8), (8, 1e4))}
+    sizes = {"embd_dim": 16, "arch": (2, 2, 2), "max_len": 32}
+    head = Config(**{**plain, **sizes, **settings}, padding="official").build(8, 3).eval()
+    shapes = official.to_official(head)
+    assert len(shapes) == num_names
+    state = {n: fill(shapes[n].shape, rank, n) for rank, n in enumerate(sorted(shapes))}
+    official.load_official(head, state, "formula")
+    for lengths, num_steps, numbers in (((32, 21), 32, short), ((45,), 48, long)):
+        steps = torch.arange(1, len(lengths) * 8 * num_steps + 1, dtype=torch.float64)
+        feats = torch.sin((0.013 * steps**2) % (2 * math.pi)).float()
+        feats = feats.reshape(len(lengths), 8, num_steps).transpose(1, 2)
+        mask = torch.arange(num_steps) < torch.tensor(lengths).unsqueeze(1)
+        found = head(feats * mask.unsqueeze(-1), mask)
+        sums = [found.logits.sum(), found.logits.abs().sum(), found.regression.sum()]
+        assert [s.item() for s in sums] == pytest.approx(numbers[:3], abs=5e-3)
+        assert found.logits[0, :3, 0].tolist() == pytest.approx(numbers[3], abs=3e-5)

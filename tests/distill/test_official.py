@@ -128,8 +128,8 @@ def test_another_rank_is_named(name: str) -> None:
     ("name", "part"),
     [
         ("backbone.proj.0.conv.weight", "a projection per input stream"),
-        ("neck.lateral_convs.0.conv.weight", "the FPN neck"),
-        ("backbone.stem.0.attn.rel_pe", "relative position encoding"),
+        ("neck.lateral_convs.0.conv.weight", "set head.neck=fpn"),
+        ("backbone.stem.0.attn.rel_pe", "set head.relative_positions=true"),
     ],
 )
 def test_parts_that_the_head_lacks_are_named(name: str, part: str) -> None:
