@@ -6,6 +6,7 @@ alone. Memory does not grow with the frames of a video: only its features are ke
 
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +46,12 @@ PATH = click.Path(path_type=Path)
     "--store", type=PATH, help="Keep the features in this store instead of dropping them."
 )
 @click.option("--annotations", type=PATH, help="Only the videos that this file names.")
-@click.option("--subset", help="Only the videos of this subset of --annotations.")
+@click.option(
+    "--subset",
+    "subsets",
+    multiple=True,
+    help="Only the videos of this subset of --annotations. Repeatable.",
+)
 @click.option(
     "--pictures", default=20, show_default=True, help="Draw a timeline of at most so many videos."
 )
@@ -58,7 +64,7 @@ def detect(
     weights: tuple[str, ...],
     store: Path | None,
     annotations: Path | None,
-    subset: str | None,
+    subsets: tuple[str, ...],
     pictures: int,
     device: str,
     allow_other_spec: bool,
@@ -71,7 +77,7 @@ def detect(
     if out.suffix not in (".json", ".csv"):
         raise UsageError(f"--out {out}: expected a name that ends in .json or .csv")
     run = Run.load(model, device)
-    names = named_videos(annotations, subset)
+    names = named_videos(annotations, subsets)
     failed = 0
     with ExitStack() as stack:
         if any((source / "store.json").is_file() for source in sources):
@@ -104,16 +110,18 @@ def detect(
     return FAILED if failed else 0
 
 
-def named_videos(annotations: Path | None, subset: str | None) -> list[str] | None:
+def named_videos(annotations: Path | None, subsets: Sequence[str]) -> list[str] | None:
     """The videos that the options restrict the work to; None for all."""
     if annotations is None:
-        if subset is not None:
+        if subsets:
             raise UsageError("--subset needs --annotations, which says what is in it")
         return None
     from tad_distill.data.annotations import read
 
     known = read(annotations)
-    return list((known.subset(subset) if subset else known).videos)
+    if not subsets:
+        return list(known.videos)
+    return list(dict.fromkeys(name for s in subsets for name in known.subset(s).videos))
 
 
 def extract_for(

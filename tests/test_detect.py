@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tad_distill.detect import named_videos
+
 pytestmark = pytest.mark.slow
 
 
@@ -126,3 +128,14 @@ def test_weights_that_are_gone_are_asked_for_by_their_hash(world: Path, tmp_path
     ended = tad_distill(*detect, "--weights", f"tsm_mini:rgb={moved}")
     assert ended.returncode == 1
     assert "weights.sha256" in ended.stderr
+
+
+def test_several_subsets_are_one_list_of_videos(tmp_path: Path) -> None:
+    path = tmp_path / "annotations.json"
+    facts = {"duration": 9.0, "annotations": [{"label": "a", "segment": [1, 2]}]}
+    subsets = {"a": "training", "b": "test", "c": "validation", "d": "test"}
+    database = {video: {"subset": subset, **facts} for video, subset in subsets.items()}
+    path.write_text(json.dumps({"database": database}))
+    assert named_videos(path, ["validation", "test", "test"]) == ["c", "b", "d"]
+    assert named_videos(path, []) == ["a", "b", "c", "d"]
+    assert named_videos(None, []) is None
