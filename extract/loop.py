@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tad_distill.console import Step, UserError, check_stop, log, progress, warn
 from tad_distill.data.durable import WriteError
 from tad_distill.data.store import Stream
@@ -17,6 +20,7 @@ from tad_distill.extract.config import ExtractConfig
 from tad_distill.extract.device import OutOfMemory
 from tad_distill.extract.encoder import Encoder
 from tad_distill.extract.prefetch import Broken, Feed, VideoBroken, feeds
+from tad_distill.extract.trunk import Trunk, share
 from tad_distill.extract.video import Decoded, VideoError, claims
 
 KEPT = "finished videos are in the store"
@@ -85,6 +89,8 @@ class Loop:
         self.report = Report()
         self._targets, self._config, self._lines = targets, config, lines
         self._retry_failed = retry_failed
+        # By the streams that a video lacks: nearly always all of them.
+        self._trunks: dict[tuple[str, ...], list[Trunk]] = {}
 
     def run(self, files: dict[str, Path]) -> None:
         """Extract every video, by name.
@@ -125,21 +131,23 @@ class Loop:
         self._account(feed, reason, skipped=not pending, warnings=warnings)
 
     def _encode(self, feed: Feed, pending: list[Target], step: Step) -> list[str]:
-        encodings = [target.encoder.begin() for target in pending]
+        encodings = [trunk.begin() for trunk in self._shared(pending)]
         for chunk in feed.chunks():
             for encoding in encodings:
                 encoding.push(chunk)
             self.report.num_frames += len(chunk)
             step(len(chunk))
             check_stop(f"{KEPT}, the one in flight was dropped")
-        feats = [encoding.finish() for encoding in encodings]
+        feats: dict[str, NDArray[np.floating]] = {}
+        for encoding in encodings:
+            feats |= encoding.finish()
         found = feed.decoded
         assert found is not None
         start = time.perf_counter()
-        for target, array in zip(pending, feats, strict=True):
+        for target in pending:
             target.writer.commit(
                 feed.name,
-                array,
+                feats[target.stream.name],
                 fps=found.video_fps,
                 duration_s=found.duration_s,
                 source_hash=feed.source_hash,
@@ -150,8 +158,15 @@ class Loop:
             "network_s": sum(encoding.network_s for encoding in encodings),
             "write_s": time.perf_counter() - start,
         }
-        self._log_video(feed, found, len(feats[0]), seconds)
+        self._log_video(feed, found, len(feats[pending[0].stream.name]), seconds)
         return found.warnings
+
+    def _shared(self, pending: list[Target]) -> list[Trunk]:
+        """The networks to run for these streams, kept for the next video."""
+        names = tuple(target.stream.name for target in pending)
+        if names not in self._trunks:
+            self._trunks[names] = share(target.encoder for target in pending)
+        return self._trunks[names]
 
     def _log_video(
         self, feed: Feed, found: Decoded, num_steps: int, seconds: dict[str, float]

@@ -73,7 +73,7 @@ LAYOUTS = (
 
 
 def prepare(
-    name: str, modality: str, channels: int, source: Path
+    name: str, modality: str, channels: int, source: Path, copy: str | None = None
 ) -> tuple[Backbone, dict[str, Any]]:
     """Build a backbone for a modality and give it weights.
 
@@ -82,13 +82,15 @@ def prepare(
         modality: The modality, as streams name it.
         channels: Channels of the modality.
         source: A checkpoint file, or ``random:SEED`` for random weights.
+        copy: Name of the copy that its last stage is to be, as ``tad-distill adapt`` trains; None:
+            its own last stage.
 
     Returns:
         The backbone in evaluation mode, and where its weights come from.
 
     Raises:
         UserError: As :func:`load`, or the file was trained for another backbone or number of
-            channels.
+            channels, or holds another copy of the last stage than asked for.
     """
     random = _RANDOM.fullmatch(str(source))
     with torch.random.fork_rng(devices=[]):
@@ -98,9 +100,15 @@ def prepare(
             backbone.adapt_channels(channels)
     backbone.eval()
     if random:
+        if copy:
+            raise UserError(f"{source}: a stage copy has no random weights; train it with adapt")
         seed = int(random.group(1))
         return backbone, {"layout": "random", "seed": seed, "pretraining": "none: random weights"}
     provenance = load(backbone, source)
+    held = provenance.get("copy", {}).get("name")
+    if held != copy:
+        kinds = [f"the copy +{it} of a last stage" if it else "no copy" for it in (held, copy)]
+        raise UserError(f"{source}: holds {kinds[0]}, wanted is {kinds[1]}")
     if provenance.get("backbone", name) != name:
         raise UserError(f"{source}: holds a {provenance['backbone']}, wanted is a {name}")
     if provenance.get("modality", modality) != modality:
@@ -112,7 +120,8 @@ def load(backbone: Backbone, path: Path) -> dict[str, Any]:
     """Load a checkpoint into a backbone, every tensor of it.
 
     Files of our own hold ``{"layout": "tad-distill", "backbone": NAME, "modality": NAME,
-    "state_dict": {...}, "pretraining": {...}}``; the others are recognised by their key names.
+    "state_dict": {...}, "pretraining": {...}}``, and ``"copy"`` beside them if the last stage is
+    one that was trained apart; the others are recognised by their key names.
 
     Args:
         backbone: Built with as many input channels as it will read.
@@ -131,6 +140,8 @@ def load(backbone: Backbone, path: Path) -> dict[str, Any]:
         tensors, ignored = dict(content["state_dict"]), []
         provenance = {key: content[key] for key in ("layout", "backbone", "modality")}
         provenance["pretraining"] = content.get("pretraining", {})
+        if "copy" in content:
+            provenance["copy"] = content["copy"]
     else:
         layout, named = _recognise(path, content)
         ignored = sorted(key for key in named if re.match(layout.ignored, key))

@@ -80,8 +80,7 @@ def test_failed_videos_are_tried_again_when_asked(
 def test_features_too_large_for_the_store_fail_their_video_alone(
     light: type[Backbone], videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(light, "maps", lambda self, frames, stage: frames.sum((2, 3, 4)) * 1e9)
-    monkeypatch.setattr(light, "pool", lambda self, maps: maps.unsqueeze(-1))
+    monkeypatch.setattr(light, "pool", lambda self, maps: maps.sum((-2, -1)) * 1e9)
     report = extract(
         videos[:1], ["light:rgb"], tmp_path / "s", ExtractConfig(), {"light:rgb": RANDOM}
     )
@@ -159,14 +158,13 @@ def test_memory_that_does_not_suffice_halves_the_batch(
     source = {"light:rgb": RANDOM}
     config = ExtractConfig(window_frames=8, batch_frames=32)
     extract(videos[:1], ["light:rgb"], tmp_path / "enough", config, source)
-    maps = light.maps
 
-    def small(self: Backbone, frames: Tensor, stage: str) -> Tensor:
+    def small(self: Backbone, frames: Tensor) -> Tensor:
         if frames.shape[0] * frames.shape[1] > 8:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return maps(self, frames, stage)
+        return frames
 
-    monkeypatch.setattr(light, "maps", small)
+    monkeypatch.setattr(light, "enter", small)
     extract(videos[:1], ["light:rgb"], tmp_path / "little", config, source)
     enough, little = (features(tmp_path / name, "light:rgb") for name in ("enough", "little"))
     np.testing.assert_array_equal(enough["long"], little["long"])
