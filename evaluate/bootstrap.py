@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tad_distill.console import UsageError
+from tad_distill.console import UsageError, UserError
 from tad_distill.evaluate.matching import Floats, Ints, Matching
 
 # Resamples that are scored in one go: bounds the memory, and keeps a label's detections in cache.
@@ -85,12 +85,15 @@ def bootstrap(
 
     Raises:
         UsageError: ``num_samples`` is below 1.
+        UserError: No draw has an annotation.
     """
     names = population(videos, matching)
     at = columns(names, matching)
     figures = mean_over_labels(sampled_ap(matching, draw(len(names), num_samples, seed)[at]))
     own = mean_over_labels(sampled_ap(matching, np.ones((len(at), 1), np.int32)))[0]
     defined = figures[~np.isnan(figures[:, 0])]
+    if not len(defined):
+        raise UserError(f"none of {num_samples} draws has an annotation; draw more often")
     return Bootstrap(
         num_samples,
         seed,
@@ -194,12 +197,10 @@ def interval(figures: Floats, own: float, share: float) -> Interval:
     """The interval of a figure.
 
     Args:
-        figures: The resampled figures; if there are none, all is NaN.
+        figures: The resampled figures, at least one.
         own: The figure itself.
         share: Share of the resampled figures that the interval holds.
     """
-    if not len(figures):
-        return Interval(np.nan, np.nan, np.nan, np.nan, (np.nan, np.nan))
     low, high = (float(q) for q in np.quantile(figures, [(1 - share) / 2, (1 + share) / 2]))
     sd = float(figures.std(ddof=1)) if len(figures) > 1 else 0.0
     bias = float(figures.mean()) - own

@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,15 @@ BELOW: dict[str, Below] = {}
 )
 @click.option("--tiou", help="Thresholds, as 0.3:0.7:0.1 or 0.3,0.5. By default the protocol's.")
 @click.option("--json", "json_path", type=WRITTEN, help="Write all figures to this file.")
-@click.option("--per-class", is_flag=True, help="Print a line per label too.")
+@click.option("--per-class", is_flag=True, help="Print a line per label too, the best first.")
+@click.option(
+    "--bootstrap",
+    "num_draws",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Intervals for 95 % from N draws of as many videos, as 1000.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the draws; by default 0.")
 @click.option(
     "--info",
     type=EXISTING,
@@ -88,6 +96,8 @@ def evaluate(
     tiou: str | None,
     json_path: Path | None,
     per_class: bool,
+    num_draws: int | None,
+    seed: int,
     info: Path | None,
     exclude: Path | None,
     unknown_videos: "UnknownVideos | None",
@@ -98,14 +108,19 @@ def evaluate(
 ) -> None:
     """Score DETECTIONS (JSON or CSV) against annotations: mAP under a named protocol.
 
+    Beside it recall: recall@kx lets k times as many detections of a label count in a video as it
+    has annotations; AR@N lets N detections a video count, whatever their labels.
+
     The table is in percent; the file of --json holds fractions of 1.
     """
     from tad_distill.data import annotations as annotation_files
     from tad_distill.data.files import write_text
     from tad_distill.evaluate import detections as detection_files
     from tad_distill.evaluate import report
+    from tad_distill.evaluate.bootstrap import bootstrap
     from tad_distill.evaluate.figures import check_format
     from tad_distill.evaluate.protocols import score
+    from tad_distill.evaluate.recall import recalls
 
     if timeline:
         check_format(timeline)
@@ -115,12 +130,24 @@ def evaluate(
     found = detection_files.load(detections)
     middle = time.perf_counter()
     result = score(truth, found.table, protocol, subset)
+    scored = time.perf_counter()
+    recall = recalls(result)
     end = time.perf_counter()
-    result = replace(result, seconds={"read": middle - begin, "score": end - middle})
-    report.show(result, detections, per_class)
+    seconds = {"read": middle - begin, "score": scored - middle, "recall": end - scored}
+    drawn = None
+    if num_draws:
+        drawn = bootstrap(result.matching, result.videos, num_draws, seed)
+        seconds["bootstrap"] = time.perf_counter() - end
+    result = replace(result, seconds=seconds)
+    report.show(result, detections, recall, drawn)
+    if per_class:
+        report.show_per_class(result)
     if json_path:
         sources = {"detections": str(detections), "annotations": str(annotations)}
-        write_text(json_path, json.dumps(sources | report.document(result), indent=1) + "\n")
+        recalled = {"recall": report.recall_document(*recall)}
+        document = sources | report.document(result) | recalled
+        document |= {"bootstrap": asdict(drawn)} if drawn else {}
+        write_text(json_path, json.dumps(document, indent=1) + "\n")
     if timeline:
         others = [(path.stem, detection_files.read(path)) for path in compare]
         _draw(timeline, truth, result, [(detections.stem, found.table), *others], video)

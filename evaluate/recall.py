@@ -13,6 +13,7 @@ import numpy as np
 
 from tad_distill.console import UserError
 from tad_distill.evaluate.matching import Floats, Ints, TieOrder, pairs_within, rank
+from tad_distill.evaluate.protocols import Result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,6 +68,18 @@ class TopRecall:
     k: tuple[int, ...]
     mean: Floats
     per_class: dict[str, Floats]
+
+
+def recalls(result: Result) -> tuple[TopRecall, AverageRecall]:
+    """Both kinds of recall of what was scored, in the protocol's order of ties.
+
+    Recall@kx has the protocol's thresholds, AR@AN always its own.
+    """
+    tables, order = (result.annotations, result.detections), result.protocol.tie_order
+    return (
+        top_recall(*tables, result.scores.tiou, tie_order=order),
+        average_recall(*tables, tie_order=order),
+    )
 
 
 def average_recall(

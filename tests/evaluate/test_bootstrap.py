@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scoring_cases import ANNOTATION, DETECTION, golden, random_case, tables
 
-from tad_distill.console import UsageError
+from tad_distill.console import UsageError, UserError
 from tad_distill.evaluate import bootstrap as module
 from tad_distill.evaluate.bootstrap import (
     Interval,
@@ -110,7 +110,6 @@ def test_the_interval_holds_the_middle_and_is_moved_by_the_bias() -> None:
     assert (found.low, found.high) == pytest.approx((-0.05, 0.85))
     assert found.sd == pytest.approx(np.std(figures, ddof=1))
     assert interval(np.array([0.3]), 0.3, 0.95) == Interval(0.3, 0.3, 0.0, 0.0, (0.3, 0.3))
-    assert np.isnan(interval(np.empty(0), 0.3, 0.95).low)
 
 
 def test_draws_without_annotation_are_counted_and_left_out() -> None:
@@ -121,6 +120,9 @@ def test_draws_without_annotation_are_counted_and_left_out() -> None:
     # v is in none of two draws with probability 1/4.
     assert found.num_videos == 2 and 70 < found.num_undefined < 130
     assert (found.average_mAP.low, found.average_mAP.high) == (1, 1)
+    crowd = ["v", *(f"w{i}" for i in range(1000))]
+    with pytest.raises(UserError, match="none of 1 draws has an annotation"):
+        bootstrap(matching, crowd, 1, seed=1)
 
 
 def test_videos_that_only_detections_name_are_drawn_too() -> None:

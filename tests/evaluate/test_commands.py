@@ -39,14 +39,59 @@ def test_the_table_is_in_percent(files: Any, capsys: pytest.CaptureFixture[str])
     found, truth = files
     arguments = (found, "--annotations", truth, "--subset", "TEST", "--tiou", "0.5,0.6")
     assert run(*arguments, "--per-class") == 0
-    header, *rows = [line.split() for line in capsys.readouterr().out.splitlines()[-4:]]
-    assert header[-3:] == ["0.5", "0.6", "average"]
+    header, mean, once, five, ar_header, ar, *per_class = (
+        line.split() for line in capsys.readouterr().out.splitlines()[1:]
+    )
+    assert header == ["%", "at", "tIoU", "0.5", "0.6", "average"]
     # Jump at 0.5: hit, miss, hit: (1 + 2/3) / 2; at 0.6 only the first: 1/2.
-    assert rows == [
-        ["mAP", "91.67", "75.00", "83.33"],
-        ["Jump", "83.33", "50.00", "66.67"],
-        ["Run", "100.00", "100.00", "100.00"],
+    assert mean == ["mAP", "91.67", "75.00", "83.33"]
+    # Two of Jump's three count at 1x: the hit and the miss; all three at 5x.
+    assert once == ["recall@1x", "75.00", "75.00", "75.00"]
+    assert five == ["recall@5x", "100.00", "75.00", "87.50"]
+    # At 1 a video gives the first of a's three and none of b's one: 1/3. At 2 all are given, which
+    # reach two annotations at all ten thresholds and one at 0.5: (1 + 9 * 2/3) / 10.
+    # The area from 1 to 100, over 100: ((1/3 + 0.7) / 2 + 98 * 0.7) / 100.
+    assert ar_header[-6:] == ["AR@1", "AR@5", "AR@10", "AR@50", "AR@100", "area"]
+    assert ar[:2] == ["average", "recall"]
+    assert ar[2:] == ["33.33", "70.00", "70.00", "70.00", "70.00", "69.12"]
+    assert per_class == [
+        ["AP", "(%)", "at", "tIoU", "annotations", "videos", "detections", "0.5", "0.6", "average"],
+        ["Run", "1", "1", "1", "100.00", "100.00", "100.00"],
+        ["Jump", "2", "1", "3", "83.33", "50.00", "66.67"],
     ]
+
+
+def test_labels_come_the_best_first_and_then_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, truth = tmp_path / "found.csv", tmp_path / "truth.csv"
+    truth.write_text("video,label,start_s,end_s\n" + "".join(f"a,{x},0,1\n" for x in "cbad"))
+    found.write_text("video,label,score,start_s,end_s\na,c,1,0,1\na,z,1,0,1\n")
+    assert run(found, "--annotations", truth, "--per-class", "--tiou", "0.5") == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[-4:]]
+    assert [row[0] for row in rows] == ["c", "a", "b", "d"]
+    assert rows[1] == ["a", "1", "1", "0", "0.00", "0.00"]
+
+
+def test_intervals_are_printed_and_written(
+    files: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, truth = files
+    out = tmp_path / "scores.json"
+    arguments = (found, "--annotations", truth, "--subset", "test", "--json", out)
+    assert run(*arguments, "--bootstrap", 200, "--seed", 3) == 0
+    printed = capsys.readouterr().out
+    document = json.loads(out.read_text())
+    interval = document["bootstrap"]["average_mAP"]
+    assert interval["low"] < document["average_mAP"] < interval["high"]
+    assert document["bootstrap"]["num_samples"] == 200 and document["bootstrap"]["seed"] == 3
+    assert len(document["bootstrap"]["mAP"]) == 5
+    assert f"{100 * interval['low']:.2f}\n" in printed
+    assert "low, high: 95 % of 200 draws of 2 videos, seed 3, less their bias of " in printed
+    assert run(*arguments, "--bootstrap", 200, "--seed", 3) == 0
+    assert capsys.readouterr().out == printed
+    assert run(*arguments, "--bootstrap", 0) == 2
+    assert run(*arguments, "--seed", -1) == 2
 
 
 def test_the_file_holds_fractions_and_all_counts(files: Any, tmp_path: Path) -> None:
@@ -63,7 +108,18 @@ def test_the_file_holds_fractions_and_all_counts(files: Any, tmp_path: Path) -> 
     assert counts == {"num_videos": 2, "num_annotations": 3, "num_detections": 4}
     assert set(document["removed"].values()) == {0}
     assert document["found"]["videos_without_annotations"] == 0
-    assert document["seconds"].keys() == {"read", "score"}
+    assert document["per_class"]["Jump"] == {
+        "num_annotations": 2,
+        "num_videos": 1,
+        "num_detections": 3,
+        "average_AP": pytest.approx(0.7),
+    }
+    assert document["recall"]["at_kx"]["k"] == [1, 5]
+    assert document["recall"]["at_kx"]["mean"][1] == pytest.approx([1, 1, 1, 0.75, 0.75])
+    assert document["recall"]["AR"]["at"]["100"] == pytest.approx(0.7)
+    assert len(document["recall"]["AR"]["average_recall"]) == 100
+    assert document["seconds"].keys() == {"read", "score", "recall"}
+    assert "bootstrap" not in document
     assert all(seconds >= 0 for seconds in document["seconds"].values())
     assert document["rules"]["tie_order"] == "stable_first"
 
