@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING
 import click
 
 from tad_distill import console
-from tad_distill.console import UsageError, UserError
+from tad_distill.console import UserError
 from tad_distill.evaluate.command_group import Below, CommandGroup
+from tad_distill.evaluate.options import EXISTING, WRITTEN, rules, scoring_options
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from tad_distill.data.annotations import AnnotationSet
     from tad_distill.evaluate.matching import TieOrder
-    from tad_distill.evaluate.protocols import Protocol, Result, UnknownVideos
-
-EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
-WRITTEN = click.Path(dir_okay=False, path_type=Path)
+    from tad_distill.evaluate.protocols import Result, UnknownVideos
 
 
 # Commands below ``eval``; their help lines stand here so that --help imports nothing.
@@ -34,21 +32,7 @@ BELOW: dict[str, Below] = {}
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.argument("detections", type=EXISTING)
-@click.option(
-    "--annotations",
-    type=EXISTING,
-    required=True,
-    help="What is true: JSON or CSV in any of the usual forms.",
-)
-@click.option("--subset", help="Score this subset, as 'test'. By default the protocol's.")
-@click.option(
-    "--protocol",
-    "protocol_name",
-    default="plain",
-    show_default=True,
-    help="The rules: plain, activitynet, thumos-212, thumos-211 or thumos-210.",
-)
-@click.option("--tiou", help="Thresholds, as 0.3:0.7:0.1 or 0.3,0.5. By default the protocol's.")
+@scoring_options
 @click.option("--json", "json_path", type=WRITTEN, help="Write all figures to this file.")
 @click.option("--per-class", is_flag=True, help="Print a line per label too, the best first.")
 @click.option(
@@ -59,23 +43,6 @@ BELOW: dict[str, Below] = {}
     help="Intervals for 95 % from N draws of as many videos, as 1000.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the draws; by default 0.")
-@click.option(
-    "--info",
-    type=EXISTING,
-    help="A table of frame rates, durations and subsets for what the annotations lack.",
-)
-@click.option("--exclude", type=EXISTING, help="Leave out the videos named in this file.")
-@click.option(
-    "--unknown-videos",
-    type=click.Choice(["false_positive", "drop"]),
-    help="What detections in videos without annotations are. By default the protocol's.",
-)
-@click.option(
-    "--tie-order",
-    type=click.Choice(["stable_first", "stable_last", "numpy"]),
-    help="Which of equal scores comes first: the earlier in the file (by default), the later, or "
-    "what numpy's unstable sort makes of them on this processor.",
-)
 @click.option(
     "--timeline",
     type=WRITTEN,
@@ -124,7 +91,7 @@ def evaluate(
 
     if timeline:
         check_format(timeline)
-    protocol = _rules(protocol_name, tiou, unknown_videos, tie_order, exclude)
+    protocol = rules(protocol_name, tiou, unknown_videos, tie_order, exclude)
     begin = time.perf_counter()
     truth = annotation_files.read(annotations, protocol.policy, info)
     found = detection_files.load(detections)
@@ -151,40 +118,6 @@ def evaluate(
     if timeline:
         others = [(path.stem, detection_files.read(path)) for path in compare]
         _draw(timeline, truth, result, [(detections.stem, found.table), *others], video)
-
-
-def _rules(
-    name: str,
-    tiou: str | None,
-    unknown_videos: "UnknownVideos | None",
-    tie_order: "TieOrder | None",
-    exclude: Path | None,
-) -> "Protocol":
-    """The named protocol with what is wanted otherwise."""
-    from tad_distill.evaluate.protocols import PROTOCOLS, parse_tiou
-
-    if name not in PROTOCOLS:
-        about = "; ".join(f"{known.name} ({known.about})" for known in PROTOCOLS.values())
-        raise UsageError(f"--protocol {name}: no such protocol; there are: {about}")
-    protocol = PROTOCOLS[name]
-    return replace(
-        protocol,
-        tiou=parse_tiou(tiou) if tiou else protocol.tiou,
-        unknown_videos=unknown_videos or protocol.unknown_videos,
-        tie_order=tie_order or protocol.tie_order,
-        excluded=(*protocol.excluded, *(_names(exclude) if exclude else ())),
-    )
-
-
-def _names(path: Path) -> list[str]:
-    """The videos that a file names, one a line or as a JSON list (or the keys of an object)."""
-    from tad_distill.data.files import is_json, parse_json, read_text
-
-    text = read_text(path)
-    names = parse_json(path, text) if is_json(text) else text.split()
-    if not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path}: expected names of videos, found {names!r:.80}")
-    return list(names)
 
 
 def _draw(
