@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,87 +13,14 @@ from torch import Tensor
 from tad_distill import console
 from tad_distill.console import UserError
 from tad_distill.data.annotations import AnnotationSet, Video
-from tad_distill.data.batch import Batch, Sample, collate
+from tad_distill.data.batch import Sample
+from tad_distill.data.dataset_config import DataConfig
 from tad_distill.data.grid import Grid
 from tad_distill.data.timeline import Timeline
 
+__all__ = ["DataConfig", "Dataset", "Windows"]
+
 NAMED = 5  # A message names this many videos and counts the rest.
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """What a run reads.
-
-    Attributes:
-        store: Folder of the feature store.
-        annotations: Annotation file.
-        subset: Subset to train on.
-        test_subset: Subset of the reported numbers: neither trained nor selected on.
-        validation_subset: Subset to watch, and to select on, while training.
-        grid: Stream whose steps are the common grid; by default the first that the model reads.
-            A teacher and its student need the same grid.
-        target_len: Resample every video to this many steps.
-        standardise: Bring each channel to mean 0 and variance 1 over the training videos.
-        max_len: Train on windows of at most this many steps.
-        pad: Pad to the longest sample of a batch, or at least to ``max_len`` (ActionFormer's rule).
-        pad_multiple: Pad to a multiple of this; for heads that cannot pad themselves.
-        crop_ratio: Train on a random window of between these shares of a video no longer than
-            ``max_len``; not set: on the whole video.
-        trunc_thresh: A segment is kept in a window if at least this share of it lies inside.
-        crop_tries: Draw a window at most this often until a segment is kept.
-        label_fraction: Use the labels of this share of the labelled videos only.
-        label_seed: Which videos these are; larger shares contain the smaller ones.
-        unlabelled: Train on videos without labels as well; only a teacher's lessons need none.
-        empty: What a video without any annotation is: unlabelled, or known to be background.
-        missing: What to do about a video that lacks features: stop, or leave it out and say so.
-        cache_mb: Keep features in memory up to this size.
-    """
-
-    store: Path | None = None
-    annotations: Path | None = None
-    subset: str = "training"
-    test_subset: str = "test"
-    validation_subset: str | None = None
-    grid: str | None = None
-    target_len: int | None = None
-    standardise: bool = True
-    max_len: int = 2304
-    pad: Literal["longest", "max_len"] = "longest"
-    pad_multiple: int = 1
-    crop_ratio: tuple[float, float] | None = (0.9, 1.0)
-    trunc_thresh: float = 0.5
-    crop_tries: int = 200
-    label_fraction: float = 1.0
-    label_seed: int = 0
-    unlabelled: bool = False
-    empty: Literal["unlabelled", "background"] = "unlabelled"
-    missing: Literal["error", "drop"] = "error"
-    cache_mb: int = 2048
-
-    def __post_init__(self) -> None:
-        """Refuse impossible settings."""
-        for key in ("subset", "validation_subset"):
-            subset = getattr(self, key)
-            if subset is not None and subset.lower() == self.test_subset.lower():
-                raise ValueError(
-                    f"{key}: {subset!r} is test_subset, whose numbers are reported: it cannot be "
-                    "trained or selected on; name another subset"
-                )
-        if not 0 < self.label_fraction <= 1:
-            raise ValueError(f"label_fraction must be in (0, 1], got {self.label_fraction}")
-        if self.crop_ratio and not 0 < self.crop_ratio[0] <= self.crop_ratio[1] <= 1:
-            raise ValueError(f"crop_ratio must be a range within (0, 1], got {self.crop_ratio}")
-        if min(self.max_len, self.crop_tries, self.pad_multiple) < 1:
-            raise ValueError("max_len, crop_tries and pad_multiple must be at least 1")
-        if self.target_len is not None and not 1 <= self.target_len <= self.max_len:
-            raise ValueError(
-                f"target_len must be in 1..max_len, got {self.target_len} and {self.max_len}"
-            )
-
-    def batch(self, samples: Sequence[Sample]) -> Batch:
-        """Samples padded by the rule of ``pad`` and ``pad_multiple``."""
-        least = self.max_len if self.pad == "max_len" else 1
-        return collate(samples, min_len=least, multiple=self.pad_multiple)
 
 
 class Dataset:
@@ -107,6 +32,7 @@ class Dataset:
         labels: All labels that a model knows; the position is the label's number.
         config: What to take.
         seed: Of the windows.
+        unlisted: Videos beside the annotated ones, of which nothing is known.
 
     Raises:
         UserError: Videos lack features, or a label is none of ``labels``.
@@ -119,6 +45,7 @@ class Dataset:
         labels: Sequence[str],
         config: DataConfig,
         seed: int = 0,
+        unlisted: Collection[str] = (),
     ) -> None:
         """Choose the videos."""
         self.grid = grid
@@ -129,6 +56,7 @@ class Dataset:
         names = sorted(annotations.videos)
         present = [annotations.videos[name] for name in self.present(names, grid)]
         known = [v for v in present if v.annotations or config.empty == "background"]
+        present += [Video(name, "", None, None, ()) for name in self._unlisted(unlisted)]
         chosen = _choose(len(known), config.label_fraction, config.label_seed)
         with_labels = {known[i].name for i in chosen}
         used = [v for v in present if v.name in with_labels or config.unlabelled]
@@ -139,8 +67,9 @@ class Dataset:
             "videos": len(names),
             "labelled": sum(self.labelled),
             "unlabelled": len(used) - sum(self.labelled),
+            "unlisted": sum(v.name not in annotations.videos for v in used),
             "unused": len(present) - len(used),
-            "missing": len(names) - len(present),
+            "missing": len(annotations.videos.keys() - {v.name for v in present}),
             "segments": sum(len(labels) for _, labels in self._segments),
         }
 
@@ -161,16 +90,20 @@ class Dataset:
     def whole(self, index: int) -> Sample:
         """A video in one piece."""
         video = self.videos[index]
-        segments, labels = self._segments[index]
-        timeline = self.grid.timeline(video)
+        segments, labels = self.on_grid(index)
         return Sample(
             video=video,
             feats=_tensors(self.grid.read(video)),
-            segments=_on_grid(segments, timeline),
+            segments=segments,
             labels=labels,
             labelled=self.labelled[index],
-            timeline=timeline,
+            timeline=self.grid.timeline(video),
         )
+
+    def on_grid(self, index: int) -> tuple[Tensor, Tensor]:
+        """``(M, 2)`` known segments of a video in grid steps, and their ``(M,)`` labels."""
+        segments, labels = self._segments[index]
+        return _on_grid(segments, self.grid.timeline(self.videos[index])), labels
 
     def window(self, index: int, epoch: int) -> Sample:
         """The part of a video that is trained on in an epoch; the same whenever it is asked for.
@@ -189,8 +122,7 @@ class Dataset:
         if length == num_steps:
             return self.whole(index)
         timeline = self.grid.timeline(video)
-        seconds, labels = self._segments[index]
-        segments = _on_grid(seconds, timeline)
+        segments, labels = self.on_grid(index)
         # The first clip begins half a clip before its centre, the last one ends half a clip after.
         margin = timeline.offset_frames / timeline.stride_frames
         for _ in range(config.crop_tries):
@@ -255,6 +187,14 @@ class Dataset:
             )
         console.log("videos_without_features", dropped=len(gone), of=len(videos), videos=some)
         return [video for video in videos if not lacking[video]]
+
+    def _unlisted(self, videos: Collection[str]) -> list[str]:
+        """Those of the unlisted videos that have features in every stream."""
+        whole = [video for video in sorted(videos) if not self.grid.lacking(video)]
+        if len(whole) < len(videos):
+            num_lacking = len(videos) - len(whole)
+            console.log("unlisted_without_features", dropped=num_lacking, of=len(videos))
+        return whole
 
     def _annotated(self, video: Video, labelled: bool) -> tuple[NDArray[np.float64], Tensor]:
         annotations = video.annotations if labelled else ()

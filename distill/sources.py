@@ -94,7 +94,8 @@ def open_sources(experiment: Experiment, device: torch.device) -> Sources:
     if teacher is not None:
         check_teacher(teacher, store, grid, annotations.labels, experiment)
     subset = annotations.subset(data.subset)
-    dataset = Dataset(grid, subset, annotations.labels, data, experiment.train.seed)
+    unlisted = set(grid.base.videos) - annotations.videos.keys() if data.unlisted else set()
+    dataset = Dataset(grid, subset, annotations.labels, data, experiment.train.seed, unlisted)
     console.log("training_set", subset=data.subset, streams=",".join(grid.dims), **dataset.counts)
     if not any(dataset.labelled):
         raise UserError(

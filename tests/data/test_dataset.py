@@ -152,6 +152,7 @@ def test_unlabelled_videos_keep_no_segment(make: Callable[..., Dataset]) -> None
         "videos": 10,
         "labelled": 4,
         "unlabelled": 6,
+        "unlisted": 0,
         "unused": 0,
         "missing": 0,
         "segments": 4,
@@ -163,6 +164,29 @@ def test_unlabelled_videos_keep_no_segment(make: Callable[..., Dataset]) -> None
     assert without.counts["unused"] == 6 and len(without) == 4
     background = make(annotations, lengths, empty="background")
     assert background.counts["labelled"] == 10 and background.counts["segments"] == 8
+
+
+def test_videos_that_no_file_names_are_unlabelled_ones(
+    tmp_path: Path, add_stream: AddStream, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["known", "empty", "new", "newer"]
+    feats = {name: np.zeros((12, 2), np.float32) for name in names}
+    stream = add_stream(tmp_path / "store", "a:rgb", feats, fps=FPS)
+    short = {name: feats[name] for name in names[:3]}
+    grid = Grid({"a:tg": add_stream(tmp_path / "store", "a:tg", short, fps=FPS)}, stream)
+    annotations = annotated(known=[("run", 0.0, 1.0)], empty=[])
+    config = DataConfig(unlabelled=True, unlisted=True, empty="background")
+    dataset = Dataset(grid, annotations, annotations.labels, config, 0, {"new", "newer"})
+    assert dict(zip(dataset.videos, dataset.labelled, strict=True)) == {
+        "empty": True,
+        "known": True,
+        "new": False,
+    }
+    assert (dataset.counts["unlisted"], dataset.counts["unlabelled"]) == (1, 1)
+    assert "event=unlisted_without_features dropped=1 of=2" in capsys.readouterr().err
+    assert dataset.batches(0, 2, 1) in ([[0, 1, 2]], [[1, 0, 2]])
+    with pytest.raises(ValueError, match="unlisted: true, but of unlabelled videos none"):
+        DataConfig(unlisted=True)
 
 
 def test_an_epoch_shows_every_labelled_video_once(make: Callable[..., Dataset]) -> None:

@@ -312,6 +312,24 @@ def test_the_control_differs_from_the_student_in_the_teacher_alone(
     assert equal(weights(tmp_path / "student"), weights(tmp_path / "control"))
 
 
+def test_videos_that_the_annotations_do_not_name_are_taught_on(
+    student: Callable[..., Experiment], tmp_path: Path, signal_world: Path
+) -> None:
+    everything = json.loads((signal_world / "annotations.json").read_text())["database"]
+    training = [name for name, video in everything.items() if video["subset"] == "training"]
+    few = {name: video for name, video in everything.items() if name not in training[8:]}
+    (tmp_path / "few.json").write_text(json.dumps({"database": few}))
+    settings = (f'data.annotations="{tmp_path / "few.json"}"', "data.label_fraction=1.0")
+    listed = open_sources(student(*settings), CPU).dataset
+    assert (listed.counts["labelled"], listed.counts["unlabelled"]) == (8, 0)
+    unlisted = open_sources(student(*settings, "data.unlisted=true"), CPU).dataset
+    assert set(unlisted.videos) == set(training)
+    assert (unlisted.counts["labelled"], unlisted.counts["unlisted"]) == (8, len(training) - 8)
+    rows = unlisted.batches(0, 8, 4)
+    assert [sum(unlisted.labelled[i] for i in row) for row in rows] == [8]
+    assert [len(row) for row in rows] == [12]
+
+
 def test_a_teacher_of_other_labels_or_another_grid_is_refused(
     student: Callable[..., Experiment], tmp_path: Path, signal_world: Path
 ) -> None:
