@@ -7,24 +7,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tad_distill import config as settings
+from tad_distill.extract.geometry import Framing
 from tad_distill.extract.modalities import ModalityConfig
 
 PRESETS = Path(__file__).parent / "presets"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractConfig:
-    """How videos become features.
+class ExtractConfig(Framing):
+    """How videos become features; the size of the frames is part of it, see ``Framing``.
 
     Attributes:
         fps: Frames per second that are looked at, nearest frames of the video; None: each video's
             own rate.
-        resize: ``short_side``: to ``short_side_px``, keeping the aspect; ``exact``: to ``exact_px``
-            whatever the aspect; ``none``: frames as they are.
-        short_side_px: Pixels of the shorter side.
-        exact_px: Height and width.
-        crop_px: Side of the square kept from the middle; 0: everything.
-        interpolation: ``area`` averages what it shrinks; ``linear`` is what mmcv does.
         regime: ``window``: runs of frames, a feature per frame or per ``pool_frames``;
             ``snippet``: sliding clips, each encoded alone, one feature per clip.
         window_frames: Length of a run.
@@ -38,16 +33,13 @@ class ExtractConfig:
         batch_frames: Frames that go through the network at once, at least one run or snippet.
             Changes features by rounding alone.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        num_decoders: Videos decoded at the same time; 0: a quarter of the processor's cores.
+        num_decoders: Videos decoded at the same time, each in a process of its own; 0: all cores
+            but one beside a GPU, else a quarter of them.
+        decode_timeout_s: A decoder that is silent for so long hangs: its video fails.
         modality: Settings of modalities, by name: ``modality.tg.first=repeat``.
     """
 
     fps: float | None = None
-    resize: Literal["short_side", "exact", "none"] = "short_side"
-    short_side_px: int = 110
-    exact_px: tuple[int, int] = (256, 340)
-    crop_px: int = 96
-    interpolation: Literal["area", "linear"] = "area"
     regime: Literal["window", "snippet"] = "window"
     window_frames: int = 256
     halo_frames: int | None = None
@@ -59,6 +51,7 @@ class ExtractConfig:
     batch_frames: int = 256
     device: str = "auto"
     num_decoders: int = 0
+    decode_timeout_s: float = 120.0
     modality: dict[str, ModalityConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -72,6 +65,8 @@ class ExtractConfig:
         for name in ("crop_px", "num_decoders"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
+        if self.decode_timeout_s <= 0:
+            raise ValueError(f"decode_timeout_s: expected above 0, got {self.decode_timeout_s}")
         if self.halo_frames is not None and self.halo_frames < 0:
             raise ValueError(f"halo_frames: expected at least 0, got {self.halo_frames}")
         if min(self.exact_px) < 1:

@@ -5,6 +5,7 @@ import os
 import time
 import traceback
 from collections import defaultdict
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -17,11 +18,13 @@ from tad_distill.data.durable import WriteError
 from tad_distill.data.store import Stream
 from tad_distill.data.writer import Writer
 from tad_distill.extract.config import ExtractConfig
-from tad_distill.extract.device import OutOfMemory
+from tad_distill.extract.decoder import DecoderProcess, VideoBroken
+from tad_distill.extract.decoding import Broken
+from tad_distill.extract.device import OutOfMemory, choose_device
 from tad_distill.extract.encoder import Encoder
-from tad_distill.extract.prefetch import Broken, Feed, VideoBroken, feeds
+from tad_distill.extract.prefetch import Feed, feeds
 from tad_distill.extract.trunk import Trunk, share
-from tad_distill.extract.video import Decoded, VideoError, claims
+from tad_distill.extract.video import Decoded
 
 KEPT = "finished videos are in the store"
 
@@ -100,11 +103,11 @@ class Loop:
             WriteError: The store cannot be written.
             OutOfMemory: A run of frames does not fit the GPU.
         """
-        num_threads = self._config.num_decoders or max(1, (os.cpu_count() or 1) // 4)
+        num_decoders = self._config.num_decoders or self._default_decoders()
         expected = self._expected_frames(files)
         with (
             progress("extract", sum(expected.values())) as step,
-            feeds(files.items(), self._config, self._is_wanted, num_threads) as ahead,
+            feeds(files.items(), self._config, self._is_wanted, num_decoders) as ahead,
         ):
             for feed in ahead:
                 check_stop(KEPT)
@@ -225,18 +228,29 @@ class Loop:
     def _expected_frames(self, files: dict[str, Path]) -> dict[str, float]:
         """Frames that the containers of the videos not in the store claim, for the progress."""
         expected = {}
-        for video, path in files.items():
-            if all(video in target.stream for target in self._targets):
-                continue
-            try:
-                facts = claims(path)
-            except VideoError:  # reported when its turn comes
-                continue
-            if self._config.fps and facts.duration_s:
-                expected[video] = facts.duration_s * self._config.fps
-            else:
-                expected[video] = float(facts.num_frames or 0)
+        left = {
+            video: path
+            for video, path in files.items()
+            if not all(video in target.stream for target in self._targets)
+        }
+        with closing(DecoderProcess(self._config.decode_timeout_s)) as decoder:
+            for video, path in left.items():
+                check_stop(KEPT)
+                try:
+                    facts = decoder.claims(path)
+                except VideoBroken:  # reported when its turn comes
+                    continue
+                if self._config.fps and facts.duration_s:
+                    expected[video] = facts.duration_s * self._config.fps
+                else:
+                    expected[video] = float(facts.num_frames or 0)
         return expected
+
+    def _default_decoders(self) -> int:
+        """All cores but one beside a GPU; on the CPU most are left to the network."""
+        num_cores = len(os.sched_getaffinity(0))
+        on_gpu = choose_device(self._config).type == "cuda"
+        return max(1, num_cores - 1 if on_gpu else num_cores // 4)
 
 
 def _recorded(target: Target, video: str) -> str:

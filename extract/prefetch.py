@@ -1,7 +1,7 @@
-"""Decode the next videos in threads while the network works on this one.
+"""Decode the next videos in other processes while the network works on this one.
 
-OpenCV releases the interpreter while it decodes. The videos come out in the order they went in,
-and each waits in a short queue, so memory is bounded whatever their length.
+The videos come out in the order they went in, and each waits in a short queue, so memory is
+bounded whatever their length. A thread stands between each process and its queue.
 """
 
 import queue
@@ -12,27 +12,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from tad_distill.extract.config import ExtractConfig
-from tad_distill.extract.geometry import Fit
-from tad_distill.extract.video import Decoded, Decoder, VideoError, content_hash
+from tad_distill.extract.decoder import DecoderProcess, VideoBroken
+from tad_distill.extract.decoding import Broken
+from tad_distill.extract.video import Decoded, content_hash
 
 # Per video in flight; a chunk is 64 frames.
 QUEUED_CHUNKS = 8
-
-
-@dataclass(frozen=True)
-class Broken:
-    """A video that cannot be read: why, in one line, and where in the code."""
-
-    reason: str
-    traceback: str
 
 
 class Feed:
@@ -76,10 +67,16 @@ class Feed:
                 raise item
             yield item
 
-    def run(self, config: ExtractConfig, wanted: Callable[[str, str], bool]) -> None:
+    def run(
+        self,
+        decoder: DecoderProcess,
+        config: ExtractConfig,
+        wanted: Callable[[str, str], bool],
+    ) -> None:
         """Decode; the body of the thread.
 
         Args:
+            decoder: Does it.
             config: Rate and size of the frames.
             wanted: Called with name and hash: whether the video is to be decoded at all.
         """
@@ -90,25 +87,24 @@ class Feed:
             self.decode_s = time.perf_counter() - start
             self._hashed.set()
             if wanted(self.name, self.source_hash):
-                self._decode(config)
-        except (VideoError, OSError, cv2.error, MemoryError) as error:
-            text = str(error).removeprefix(f"{self.path}: ").strip() or type(error).__name__
-            last = Broken(" ".join(text.split()), traceback.format_exc())
+                self._decode(decoder, config)
+        except VideoBroken as error:
+            last = error.broken
+        except OSError as error:
+            last = Broken(f"cannot be read ({error.strerror})", traceback.format_exc())
         except BaseException as error:  # ours to answer for: raised again where it is awaited
             last = error
         self._hashed.set()
         self._put(last)
 
-    def _decode(self, config: ExtractConfig) -> None:
-        start = time.perf_counter()
-        decoder = Decoder(self.path, fps=config.fps, fit=Fit(config))
-        for chunk in decoder:
-            self.decode_s += time.perf_counter() - start
-            if not self._put(chunk):
+    def _decode(self, decoder: DecoderProcess, config: ExtractConfig) -> None:
+        for item in decoder.decode(self.path, config.fps, config.framing()):
+            if isinstance(item, tuple):
+                self.decoded, seconds = item
+                self.decode_s += seconds
+            elif not self._put(item):
+                decoder.close()  # it has frames left that nobody will take
                 return
-            start = time.perf_counter()
-        self.decode_s += time.perf_counter() - start
-        self.decoded = decoder.decoded
 
     def _put(self, item: NDArray[np.uint8] | Broken | BaseException | None) -> bool:
         while not self._stop.is_set():
@@ -120,40 +116,42 @@ class Feed:
         return False
 
 
-class VideoBroken(Exception):
-    """Carries a :class:`Broken` to whoever takes the frames."""
-
-    def __init__(self, broken: Broken) -> None:
-        """Keep it."""
-        super().__init__(broken.reason)
-        self.broken = broken
-
-
 @contextmanager
 def feeds(
     videos: Iterable[tuple[str, Path]],
     config: ExtractConfig,
     wanted: Callable[[str, str], bool],
-    num_threads: int,
+    num_decoders: int,
 ) -> Iterator[Iterator[Feed]]:
-    """The videos in their order, decoded ahead by ``num_threads`` threads.
+    """The videos in their order, decoded ahead by ``num_decoders`` processes.
 
     Args:
         videos: Names and files.
         config: Rate and size of the frames.
         wanted: Called with name and hash, in any thread: whether to decode a video.
-        num_threads: Videos decoded at the same time.
+        num_decoders: Videos decoded at the same time.
     """
     stop = threading.Event()
-    executor = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
+    decoders = [DecoderProcess(config.decode_timeout_s) for _ in range(num_decoders)]
+    idle: queue.SimpleQueue[DecoderProcess] = queue.SimpleQueue()
+    for decoder in decoders:
+        idle.put(decoder)
+    executor = ThreadPoolExecutor(num_decoders, thread_name_prefix="decode")
+
+    def run(feed: Feed) -> None:
+        decoder = idle.get()
+        try:
+            feed.run(decoder, config, wanted)
+        finally:
+            idle.put(decoder)
 
     def ahead() -> Iterator[Feed]:
         started: deque[Feed] = deque()
         for name, path in videos:
             feed = Feed(name, path, stop)
-            executor.submit(feed.run, config, wanted)
+            executor.submit(run, feed)
             started.append(feed)
-            if len(started) > num_threads:
+            if len(started) > num_decoders:
                 yield started.popleft()
         yield from started
 
@@ -161,4 +159,8 @@ def feeds(
         yield ahead()
     finally:
         stop.set()
+        for decoder in decoders:
+            decoder.stop()
         executor.shutdown(wait=True, cancel_futures=True)
+        for decoder in decoders:
+            decoder.close()

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from tad_distill.console import UserError
 from tad_distill.data.store import Store
-from tad_distill.extract import prefetch
 from tad_distill.extract.commands import extract as command
 from tad_distill.extract.config import ExtractConfig, load
+from tad_distill.extract.decoder import DecoderProcess
 from tad_distill.extract.run import extract
 
 RANDOM = Path("random:0")
@@ -63,13 +63,13 @@ def test_streams_share_one_decoding_pass_and_equal_those_made_alone(
     streams = ["tsm18:rgb", "tsm18:tg", "tsm18:tg_luma", "tsm18:rgb@layer3"]
     sources = dict.fromkeys(streams, RANDOM)
     opened: list[Path] = []
-    decoder = prefetch.Decoder
+    decode = DecoderProcess.decode
 
-    def counted(path: Path, **rest: Any) -> prefetch.Decoder:
+    def counted(self: DecoderProcess, path: Path, *rest: Any) -> Any:
         opened.append(path)
-        return decoder(path, **rest)
+        return decode(self, path, *rest)
 
-    monkeypatch.setattr(prefetch, "Decoder", counted)
+    monkeypatch.setattr(DecoderProcess, "decode", counted)
     report = extract(videos[1:], streams, tmp_path / "together", SMALL, sources)
     assert report.done == ["middle", "single"] and not report.failed
     assert sorted(opened) == sorted(videos[1:])

@@ -5,8 +5,8 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -18,9 +18,10 @@ from tad_distill.console import Interrupted, UsageError, UserError
 from tad_distill.data.durable import WriteError
 from tad_distill.data.store import Store
 from tad_distill.data.writer import Writer
-from tad_distill.extract import prefetch
 from tad_distill.extract.backbones import Backbone
 from tad_distill.extract.config import ExtractConfig
+from tad_distill.extract.decoder import DecoderProcess, VideoBroken
+from tad_distill.extract.decoding import Broken
 from tad_distill.extract.run import extract
 
 RANDOM = Path("random:0")
@@ -64,12 +65,12 @@ def test_a_bad_video_is_recorded_and_does_not_stop_the_others(
 def test_failed_videos_are_tried_again_when_asked(
     videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: object, image: object) -> None:
-        raise cv2.error("out of\nmemory")
+    def refuse(self: object, *request: object) -> NoReturn:
+        raise VideoBroken(Broken("out of memory", "where"))
 
     store, source = tmp_path / "s", {"light:rgb": RANDOM}
     with monkeypatch.context() as patch:
-        patch.setattr(prefetch.Fit, "__call__", refuse)
+        patch.setattr(DecoderProcess, "decode", refuse)
         report = extract(videos[:1], ["light:rgb"], store, ExtractConfig(), source)
     assert report.failed[0].reason == "out of memory"
     assert not extract(videos[:1], ["light:rgb"], store, ExtractConfig(), source).done
