@@ -149,6 +149,10 @@ class Head(nn.Module, ABC):
         """
         return teacher
 
+    def lr_scales(self) -> dict[str, float]:
+        """Parameters that learn at a share of the learning rate; all others at the rate itself."""
+        return {}
+
     @abstractmethod
     def decode(self, predictions: Predictions) -> list[Candidates]:
         """Candidates of each video, before suppression and before the change to seconds."""

