@@ -148,21 +148,31 @@ def sampled_ap(matching: Matching, weights: Weights) -> Floats:
     Returns:
         ``(R, K, T)`` for resamples, labels and thresholds; NaN where a label has no annotation.
     """
-    num_labels, num_samples = len(matching.labels), weights.shape[1]
-    ap = np.empty((num_samples, num_labels, len(matching.tiou)))
-    bounds = np.searchsorted(matching.label, np.arange(num_labels + 1))
-    for k in range(num_labels):
-        own = matching.owner_label == k
-        hits = [np.sort(holders[own & (holders >= 0)]) - bounds[k] for holders in matching.taken_by]
-        video = matching.video[bounds[k] : bounds[k + 1]]
+    num_samples = weights.shape[1]
+    ap = np.empty((num_samples, len(matching.labels), len(matching.tiou)))
+    for k in range(len(matching.labels)):
+        hits, video, owner = hits_of_label(matching, k)
         for begin in range(0, num_samples, SAMPLES_AT_ONCE):
             part = slice(begin, begin + SAMPLES_AT_ONCE)
-            num_positive = weights[matching.owner_video[own], part].sum(axis=0)
-            ap[part, k] = _ap_of_label(hits, weights[video, part], num_positive).T
+            num_positive = weights[owner, part].sum(axis=0)
+            ap[part, k] = ap_of_label(hits, weights[video, part], num_positive).T
     return ap
 
 
-def _ap_of_label(hits: Sequence[Ints], weights: Weights, num_positive: Ints) -> Floats:
+def hits_of_label(matching: Matching, label: int) -> tuple[list[Ints], Ints, Ints]:
+    """What is known of one label.
+
+    Returns:
+        For each threshold the places of the detections that are right, rising; ``(N,)`` the videos
+        of all its detections, best score first; ``(M,)`` the videos of its annotations.
+    """
+    begin, end = np.searchsorted(matching.label, [label, label + 1])
+    own = matching.owner_label == label
+    hits = [np.sort(holders[own & (holders >= 0)]) - begin for holders in matching.taken_by]
+    return hits, matching.video[begin:end], matching.owner_video[own]
+
+
+def ap_of_label(hits: Sequence[Ints], weights: Weights, num_positive: Ints) -> Floats:
     """AP of one label.
 
     Args:

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 
 # Commands below ``eval``; their help lines stand here so that --help imports nothing.
-BELOW: dict[str, Below] = {}
+BELOW = {
+    "compare": Below(
+        "evaluate.compare_command", "compare", "Is one detector better than another, and where?"
+    ),
+}
 
 
 @click.command(
