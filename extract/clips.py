@@ -13,6 +13,7 @@ Two regimes, which differ at the boundaries and are named in a stream's spec:
     frame.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,10 +46,12 @@ class Cutter(Protocol):
     Attributes:
         clip_frames: Frames that a step stands for.
         stride_frames: Frames between the centres of neighbouring steps.
+        offset_frames: The centre of the first step, in frames from the start of the video.
     """
 
     clip_frames: int
     stride_frames: int
+    offset_frames: float
 
     def push(self, frames: Tensor) -> list[Run]:
         """Take the next ``(N, C, H, W)`` frames; returns the runs that are complete."""
@@ -63,18 +66,23 @@ class Cutter(Protocol):
 class Windows:
     """The ``window`` regime."""
 
-    def __init__(self, window_frames: int, halo_frames: int, pool_frames: int, stride: int) -> None:
+    def __init__(
+        self, window_frames: int, halo_frames: int, pool_frames: int, backbone: Backbone
+    ) -> None:
         """Cut windows.
 
         Args:
-            window_frames: Length of a run, a multiple of ``pool_frames``.
-            halo_frames: Extra frames on each side, a multiple of ``stride``.
-            pool_frames: Frames per step, a multiple of ``stride``.
-            stride: Frames per output step of the backbone.
+            window_frames: Length of a run, a multiple of ``pool_frames`` and of the backbone's
+                ``multiple_frames``.
+            halo_frames: Extra frames on each side, a multiple of ``multiple_frames``.
+            pool_frames: Frames per step, a multiple of the backbone's ``stride_frames``.
+            backbone: What will read the runs.
         """
         self.clip_frames = self.stride_frames = pool_frames
-        self._window, self._halo, self._stride = window_frames, halo_frames, stride
-        self._pool_steps = pool_frames // stride
+        self._window, self._halo = window_frames, halo_frames
+        self._stride, self._multiple = backbone.stride_frames, backbone.multiple_frames
+        self._pool_steps = pool_frames // self._stride
+        self.offset_frames = backbone.centre_of(None) + (pool_frames - self._stride) / 2
         self._buffer: Tensor | None = None
         self._num_before = 0  # frames at the start of the buffer that earlier runs have covered
 
@@ -97,8 +105,8 @@ class Windows:
         assert self._buffer is not None
         end = self._num_before + num_frames
         frames = self._buffer[: end + self._halo]
-        if odd := len(frames) % self._stride:
-            frames = torch.cat([frames, frames[-1:].expand(self._stride - odd, -1, -1, -1)])
+        if odd := len(frames) % self._multiple:
+            frames = torch.cat([frames, frames[-1:].expand(self._multiple - odd, -1, -1, -1)])
         run = Run(frames, self._num_before // self._stride, -(-num_frames // self._stride))
         start = max(0, end - self._halo)
         self._buffer, self._num_before = self._buffer[start:], end - start
@@ -117,6 +125,7 @@ class Snippets:
     def __init__(self, clip_frames: int, stride_frames: int) -> None:
         """Cut clips of ``clip_frames``, one every ``stride_frames``."""
         self.clip_frames, self.stride_frames = clip_frames, stride_frames
+        self.offset_frames = clip_frames / 2
         self._buffer: Tensor | None = None
         self._num_skipped = 0  # frames still to drop before the next clip, where stride > clip
         self._num_runs = 0
@@ -152,23 +161,23 @@ def cutter(config: ExtractConfig, backbone: Backbone) -> Cutter:
     Raises:
         UsageError: A length is no multiple of the frames that the backbone makes one step of.
     """
-    stride = backbone.stride_frames
+    stride, multiple = backbone.stride_frames, backbone.multiple_frames
     if config.regime == "snippet":
-        _check_multiple("clip_frames", config.clip_frames, stride)
+        _check_multiple("clip_frames", config.clip_frames, multiple)
         return Snippets(config.clip_frames, config.clip_stride_frames)
     pool = stride if config.pool_frames == 1 else config.pool_frames
     halo = halo_frames(config, backbone)
     _check_multiple("pool_frames", pool, stride)
-    _check_multiple("window_frames", config.window_frames, pool)
-    _check_multiple("halo_frames", halo, stride)
-    return Windows(config.window_frames, halo, pool, stride)
+    _check_multiple("window_frames", config.window_frames, math.lcm(pool, multiple))
+    _check_multiple("halo_frames", halo, multiple)
+    return Windows(config.window_frames, halo, pool, backbone)
 
 
 def halo_frames(config: ExtractConfig, backbone: Backbone) -> int:
-    """The halo asked for, or the one the backbone needs, in whole steps of the backbone."""
+    """The halo asked for, or the one the backbone needs, rounded up to where runs may begin."""
     if config.halo_frames is not None:
         return config.halo_frames
-    return -(-backbone.halo_frames // backbone.stride_frames) * backbone.stride_frames
+    return -(-backbone.halo_frames // backbone.multiple_frames) * backbone.multiple_frames
 
 
 def _check_multiple(name: str, value: int, of: int) -> None:

@@ -38,8 +38,6 @@ class Encoder:
         modality: What it is shown.
         config: How to extract.
         device: Where the network runs.
-        steps_per_stride: Outputs per ``stride_frames`` frames of the backbone: 1, but for the maps
-            of a stage before it has thinned out time.
         spec: What a store records about the stream.
     """
 
@@ -75,9 +73,9 @@ class Encoder:
             raise UsageError(f"stream {name!r}: maps need frames of one size; set crop_px")
         if parts.pooling == "rich" and config.regime != "window":
             raise UsageError(f"stream {name!r}: rich pooling looks beyond a clip; regime=window")
+        self.backbone.clips_alone = config.regime == "snippet"
         self.backbone.to(device)
-        shape, self.steps_per_stride = self._shape()
-        self.spec = self._spec(name, source, provenance, settings.dump(options), shape)
+        self.spec = self._spec(name, source, provenance, settings.dump(options))
 
     @property
     def stage(self) -> str:
@@ -126,13 +124,14 @@ class Encoder:
         source: Path,
         provenance: dict[str, Any],
         options: dict[str, Any],
-        shape: tuple[int, ...],
     ) -> StreamSpec:
         config, cut = self.config, clips.cutter(self.config, self.backbone)
-        clip_frames, stride_frames = float(cut.clip_frames), float(cut.stride_frames)
+        clip_frames, stride_frames = cut.clip_frames, cut.stride_frames
+        offset_frames = cut.offset_frames
         if self.name.stage and config.regime == "window":
             # Maps are for a stage to go on with, which reads every one of them.
-            clip_frames = stride_frames = self.backbone.stride_frames / self.steps_per_stride
+            clip_frames = stride_frames = self.backbone.stride_of(self.name.stage)
+            offset_frames = self.backbone.centre_of(self.name.stage)
         return StreamSpec(
             stream=name,
             backbone=self.name.backbone,
@@ -141,8 +140,8 @@ class Encoder:
             fps=config.fps,
             clip_frames=clip_frames,
             stride_frames=stride_frames,
-            offset_frames=clip_frames / 2,
-            shape=shape,
+            offset_frames=offset_frames,
+            shape=self._shape(),
             dtype=config.dtype,
             details=self._details(options),
             software={
@@ -173,20 +172,22 @@ class Encoder:
             )
         if self.name.pooling == "rich":
             details["pooling"] = pooling.RICH
+        if variant := self.backbone.describe():
+            details["variant"] = variant
         return details
 
     @torch.inference_mode()
-    def _shape(self) -> tuple[tuple[int, ...], int]:
-        """Of one output, and how many outputs the frames of one feature give."""
+    def _shape(self) -> tuple[int, ...]:
+        """Of one output."""
         if not self.name.stage:
             parts = pooling.NUM_RICH if self.name.pooling == "rich" else 1
-            return (parts * self.backbone.dim,), 1
+            return (parts * self.backbone.dim,)
         config = self.config
         height, width = (config.crop_px, config.crop_px) if config.crop_px else config.exact_px
-        size = (1, self.backbone.stride_frames, self.modality.channels, height, width)
+        size = (1, self.backbone.multiple_frames, self.modality.channels, height, width)
         with computing(self.device, config.precision):
             maps = self.backbone.maps(torch.zeros(size, device=self.device), self.name.stage)
-        return tuple(maps.shape[2:]), maps.shape[1]
+        return tuple(maps.shape[2:])
 
 
 def _frame_details(config: ExtractConfig) -> dict[str, Any]:

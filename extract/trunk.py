@@ -153,9 +153,12 @@ class StepMaker:
 
     def push(self, rows: Tensor, run: clips.Run) -> None:
         """Take what became of a run: ``(T', ...)``, its edges included."""
-        scale = self.encoder.steps_per_stride
-        kept = rows[run.skip * scale : (run.skip + run.keep) * scale]
-        self._store(self._pooling.push(kept))
+        # The run counts features; the maps of a stage may be more, or fewer: they hold whole steps.
+        backbone = self.encoder.backbone
+        of_maps = backbone.stride_of(self.encoder.name.stage)
+        skip = run.skip * backbone.stride_frames // of_maps
+        keep = -(-run.keep * backbone.stride_frames // of_maps)
+        self._store(self._pooling.push(rows[skip : skip + keep]))
 
     def finish(self) -> NDArray[np.floating]:
         """All steps ``(T, *shape)`` in the stored dtype.

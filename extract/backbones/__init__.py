@@ -7,12 +7,14 @@ without arguments that builds the network. :func:`names` lists all variants of t
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from tad_distill.config import members
 from tad_distill.console import UsageError
+
+Normalisation = Literal["imagenet", "symmetric", "kinetics"]
 
 
 class Backbone(nn.Module, ABC):
@@ -25,23 +27,54 @@ class Backbone(nn.Module, ABC):
             encoded with this many extra frames at both ends, and cut afterwards, gives the same
             features as the whole video in one piece.
         normalisation: Which input statistics the weights expect: ``imagenet`` (RGB, [0, 1] minus
-            mean, over standard deviation) or ``symmetric`` ([-1, 1]).
+            mean, over standard deviation), ``symmetric`` ([-1, 1]) or ``kinetics`` (0.45 and 0.225
+            on [0, 1] in every channel). Loading weights may change it.
         stages: Names of the inner stages whose maps can be cached, in order; the last one is
             followed by pooling. A motion branch may own a copy of the last stage, which is the
             submodule of that name.
+        clips_alone: Whether every run is a clip of its own, as in training, and no piece of a
+            longer video; set by whoever cuts the runs.
     """
 
     dim: int
     stride_frames: int
     halo_frames: int
-    normalisation: Literal["imagenet", "symmetric"]
+    normalisation: Normalisation
     stages: tuple[str, ...]
+    clips_alone: bool = False
+
+    @property
+    def multiple_frames(self) -> int:
+        """Runs have a length that is a multiple of this, and begin at a multiple of it."""
+        return self.stride_frames
+
+    def stride_of(self, stage: str | None) -> int:
+        """Frames per step of the maps of a stage; None: of the features."""
+        return self.stride_frames
+
+    def centre_of(self, stage: str | None) -> float:
+        """The middle of what the first step sees far from a run's ends, in frames from its start.
+
+        Frame ``i`` lasts from ``i`` to ``i + 1``. Later steps see the same, ``stride_of(stage)``
+        frames on.
+        """
+        return self.stride_of(stage) / 2
+
+    def adapt_to(self, keys: set[str]) -> None:
+        """Become the variant of the architecture whose parameters have these names.
+
+        Called before weights are loaded; an architecture without variants stays as it is.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """What else decides the features of this variant, for the provenance."""
+        return {}
 
     def forward(self, frames: Tensor) -> Tensor:
         """Encode runs of frames.
 
         Args:
-            frames: ``(B, T, C, H, W)`` float, normalised; T is a multiple of ``stride_frames``.
+            frames: ``(B, T, C, H, W)`` float, normalised; T is a multiple of ``multiple_frames``.
 
         Returns:
             ``(B, T / stride_frames, D)`` features, pooled over space.

@@ -28,9 +28,9 @@ class BasicBlock(nn.Module):
         self.downsample = _downsample(dim_in, width, stride)
         self.relu = nn.ReLU(inplace=True)
 
-    def forward(self, x: Tensor, num_frames: int) -> Tensor:
-        """``(B * T, C, H, W)`` to ``(B * T, C', H', W')``, in runs of ``num_frames``."""
-        out = self.relu(self.bn1(self.conv1(shift(x, num_frames))))
+    def forward(self, x: Tensor, num_frames: int | None) -> Tensor:
+        """``(B * T, C, H, W)`` to ``(B * T, C', H', W')``, in runs of ``num_frames`` if shifted."""
+        out = self.relu(self.bn1(self.conv1(_shifted(x, num_frames))))
         return self.relu(self.bn2(self.conv2(out)) + self.downsample(x))
 
 
@@ -52,9 +52,9 @@ class Bottleneck(nn.Module):
         self.downsample = _downsample(dim_in, dim, stride)
         self.relu = nn.ReLU(inplace=True)
 
-    def forward(self, x: Tensor, num_frames: int) -> Tensor:
-        """``(B * T, C, H, W)`` to ``(B * T, C', H', W')``, in runs of ``num_frames``."""
-        out = self.relu(self.bn1(self.conv1(shift(x, num_frames))))
+    def forward(self, x: Tensor, num_frames: int | None) -> Tensor:
+        """``(B * T, C, H, W)`` to ``(B * T, C', H', W')``, in runs of ``num_frames`` if shifted."""
+        out = self.relu(self.bn1(self.conv1(_shifted(x, num_frames))))
         out = self.relu(self.bn2(self.conv2(out)))
         return self.relu(self.bn3(self.conv3(out)) + self.downsample(x))
 
@@ -64,11 +64,15 @@ class TSM(Backbone):
 
     Every shifted block looks one frame to each side, so a feature depends on as many frames on
     each side as there are blocks: 8 in TSM-18, 16 in TSM-50.
+
+    Attributes:
+        shifted: Whether there is a shift; the same network without is TSN.
     """
 
     stride_frames = 1
     normalisation = "imagenet"
     stages = LAYERS
+    shifted = True
 
     def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, ...]) -> None:
         """Build with random weights (He initialisation, as torchvision).
@@ -91,7 +95,7 @@ class TSM(Backbone):
                 dim = width * block.expansion
             self.add_module(layer, blocks)
         self.dim = dim
-        self.halo_frames = sum(depths)
+        self.halo_frames = sum(depths) if self.shifted else 0
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -105,7 +109,7 @@ class TSM(Backbone):
         """Run one stage on the maps ``(B, T, C', H', W')`` of the one before it."""
         x, num_frames = maps.flatten(0, 1), maps.shape[1]
         for block in self.get_submodule(stage).children():
-            x = block(x, num_frames)
+            x = block(x, num_frames if self.shifted else None)
         return x.unflatten(0, maps.shape[:2])
 
     def adapt_channels(self, channels: int) -> None:
@@ -125,6 +129,10 @@ def tsm50() -> TSM:
 
 
 VARIANTS = {"tsm18": tsm18, "tsm50": tsm50}
+
+
+def _shifted(x: Tensor, num_frames: int | None) -> Tensor:
+    return x if num_frames is None else shift(x, num_frames)
 
 
 def _conv(dim_in: int, dim: int, kernel: int, stride: int = 1) -> nn.Conv2d:

@@ -17,6 +17,8 @@ from tad_distill.console import UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+KINETICS_MEAN = 0.45
+KINETICS_STD = 0.225
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,8 @@ def statistics(normalisation: str) -> tuple[Tensor, Tensor]:
     """
     if normalisation == "imagenet":
         mean, std = torch.tensor(IMAGENET_MEAN) * 255, torch.tensor(IMAGENET_STD) * 255
+    elif normalisation == "kinetics":
+        mean, std = torch.full((3,), KINETICS_MEAN * 255), torch.full((3,), KINETICS_STD * 255)
     else:
         assert normalisation == "symmetric", normalisation
         mean = std = torch.full((3,), 127.5)

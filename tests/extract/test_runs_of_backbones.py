@@ -1,0 +1,100 @@
+"""Every backbone: a run with its halo gives what one pass over the whole video gives."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from tad_distill.extract import clips
+from tad_distill.extract.backbones import Backbone, build, variants
+from tad_distill.extract.config import ExtractConfig
+
+NORMALISED = {"stem.lateral.bn.weight"}
+CASES = [(name, set[str]()) for name in variants()]
+CASES += [(name, NORMALISED) for name in variants() if name.startswith("slowfast")]
+
+
+def made(name: str, keys: set[str]) -> Backbone:
+    torch.manual_seed(0)
+    backbone = build(name)
+    backbone.adapt_to(keys)
+    return backbone.eval()
+
+
+def averaging(backbone: Backbone) -> Backbone:
+    """With kernels that average: no influence is lost, none grows."""
+    for parameter in backbone.parameters():
+        if parameter.ndim > 1:
+            parameter.abs_().div_(
+                parameter.flatten(1).sum(1).reshape(-1, *[1] * (parameter.ndim - 1))
+            )
+    return backbone
+
+
+@torch.inference_mode()
+def encoded(config: ExtractConfig, backbone: Backbone, frames: Tensor) -> Tensor:
+    cutter = clips.cutter(config, backbone)
+    steps = []
+    for run in [*cutter.push(frames), *cutter.finish()]:
+        assert len(run.frames) % backbone.multiple_frames == 0
+        output = backbone(run.frames.unsqueeze(0))[0]
+        steps.append(cutter.steps(output[run.skip : run.skip + run.keep]))
+    return torch.cat(steps)
+
+
+def padded(frames: Tensor, multiple: int) -> Tensor:
+    missing = -len(frames) % multiple
+    return torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)])
+
+
+@pytest.mark.parametrize("name,keys", CASES)
+@torch.inference_mode()
+def test_a_run_with_its_halo_gives_what_one_pass_gives(name: str, keys: set[str]) -> None:
+    backbone = made(name, keys)
+    halo = clips.halo_frames(ExtractConfig(), backbone)
+    stride = backbone.stride_frames
+    num_frames = 2 * halo + 70 + 2 * stride
+    frames = torch.randn(num_frames, 3, 8, 8)
+    whole = backbone(padded(frames, backbone.multiple_frames).unsqueeze(0))[0]
+    whole = whole[: -(-num_frames // stride)]
+    given = encoded(ExtractConfig(window_frames=32), backbone, frames)
+    torch.testing.assert_close(given, whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name,keys", CASES)
+@torch.inference_mode()
+def test_less_than_the_halo_is_not_enough(name: str, keys: set[str]) -> None:
+    backbone = averaging(made(name, keys))
+    halo, multiple = backbone.halo_frames, backbone.multiple_frames
+    start = -(-halo // multiple) * multiple
+    stride = backbone.stride_frames
+    end = start + multiple
+    runs = torch.zeros(3, end + start + multiple, 3, 8, 8)
+    runs[1, end + halo - 1] = 1e6  # the last frame that the halo has
+    runs[2, end + halo :] = 1e6
+    if start > halo:
+        runs[2, : start - halo] = 1e6
+    dark, seen, unseen = backbone(runs)[:, start // stride : end // stride]
+    assert torch.equal(dark, unseen)
+    assert not torch.equal(dark, seen)
+
+
+@pytest.mark.parametrize("name,keys", CASES)
+@pytest.mark.parametrize("num_frames", [1, 3, 17])
+@torch.inference_mode()
+def test_short_videos_give_a_feature_per_stride(name: str, keys: set[str], num_frames: int) -> None:
+    backbone = made(name, keys)
+    given = encoded(ExtractConfig(window_frames=64), backbone, torch.rand(num_frames, 3, 16, 16))
+    assert given.shape == (-(-num_frames // backbone.stride_frames), backbone.dim)
+
+
+@pytest.mark.parametrize("name,keys", CASES)
+def test_the_offset_is_the_middle_of_what_the_first_feature_sees(name: str, keys: set[str]) -> None:
+    backbone = made(name, keys)
+    stride = backbone.stride_frames
+    for pool in (1, 2 * stride):
+        cutter = clips.cutter(ExtractConfig(window_frames=64, pool_frames=pool), backbone)
+        steps = torch.arange(max(1, pool // stride))
+        middles = backbone.centre_of(None) + stride * steps
+        assert cutter.offset_frames == float(middles.mean())
+    alone = ExtractConfig(regime="snippet", clip_frames=32)
+    assert clips.cutter(alone, backbone).offset_frames == 16
