@@ -67,22 +67,27 @@ class Windows:
     """The ``window`` regime."""
 
     def __init__(
-        self, window_frames: int, halo_frames: int, pool_frames: int, backbone: Backbone
+        self,
+        window_frames: int,
+        halo_frames: int,
+        pool_frames: int,
+        stride: int,
+        multiple: int = 1,
     ) -> None:
         """Cut windows.
 
         Args:
-            window_frames: Length of a run, a multiple of ``pool_frames`` and of the backbone's
-                ``multiple_frames``.
-            halo_frames: Extra frames on each side, a multiple of ``multiple_frames``.
-            pool_frames: Frames per step, a multiple of the backbone's ``stride_frames``.
-            backbone: What will read the runs.
+            window_frames: Length of a run, a multiple of ``pool_frames`` and of ``multiple``.
+            halo_frames: Extra frames on each side, a multiple of ``stride`` and of ``multiple``.
+            pool_frames: Frames per step, a multiple of ``stride``.
+            stride: Frames per output step of the backbone.
+            multiple: Runs have a length that is a multiple of this, and of ``stride``.
         """
         self.clip_frames = self.stride_frames = pool_frames
-        self._window, self._halo = window_frames, halo_frames
-        self._stride, self._multiple = backbone.stride_frames, backbone.multiple_frames
-        self._pool_steps = pool_frames // self._stride
-        self.offset_frames = backbone.centre_of(None) + (pool_frames - self._stride) / 2
+        self.offset_frames = pool_frames / 2
+        self._window, self._halo, self._stride = window_frames, halo_frames, stride
+        self._multiple = math.lcm(stride, multiple)
+        self._pool_steps = pool_frames // stride
         self._buffer: Tensor | None = None
         self._num_before = 0  # frames at the start of the buffer that earlier runs have covered
 
@@ -170,7 +175,9 @@ def cutter(config: ExtractConfig, backbone: Backbone) -> Cutter:
     _check_multiple("pool_frames", pool, stride)
     _check_multiple("window_frames", config.window_frames, math.lcm(pool, multiple))
     _check_multiple("halo_frames", halo, multiple)
-    return Windows(config.window_frames, halo, pool, backbone)
+    windows = Windows(config.window_frames, halo, pool, stride, multiple)
+    windows.offset_frames = backbone.centre_of(None) + (pool - stride) / 2
+    return windows
 
 
 def halo_frames(config: ExtractConfig, backbone: Backbone) -> int:
