@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tad_distill.distill.heads import Head
 from tad_distill.distill.heads.actionformer import ActionFormer
+from tad_distill.distill.heads.gtad import GTAD
 from tad_distill.distill.heads.tadtr import TadTR
 from tad_distill.distill.layers import Conv, DepthwiseConv
 
@@ -93,6 +94,25 @@ def _tadtr_axes(head: nn.Module, name: str) -> tuple[Turn, Turn]:
     return _same, _same
 
 
+def _gtad_axes(head: nn.Module, name: str) -> tuple[Turn, Turn]:
+    if name.endswith("bias"):
+        return _same, _same
+    if name == "map.align.weight":  # (bins, out, in) and (out, in * bins, 1, 1)
+        num_bins = len(head.get_parameter(name))
+        return (
+            lambda p: p.movedim(0, 2).flatten(1)[..., None, None],
+            lambda p: p.flatten(1).unflatten(1, (-1, num_bins)).movedim(2, 0),
+        )
+    # Theirs are convolutions, over time or over edges and anchors, which have two axes.
+    lacking = (4 if ".edge_" in name or name.startswith("map.") else 3) - head.get_parameter(
+        name
+    ).ndim
+    return (
+        lambda p: p[(..., *[None] * lacking)],
+        lambda p: p.flatten(p.ndim - lacking - 1) if lacking else p,
+    )
+
+
 _ACTIONFORMER = Layout(
     names=(
         (r"^backbone\.embedding\.(\d+)\.", r"backbone.embd.\1.conv."),
@@ -162,4 +182,29 @@ _TADTR = Layout(
     remedy="set head.num_encoder_layers and head.num_decoder_layers as in the checkpoint's own "
     "settings",
 )
-_LAYOUTS: dict[type[Head], Layout] = {ActionFormer: _ACTIONFORMER, TadTR: _TADTR}
+_GTAD = Layout(
+    names=(
+        (r"^encoder\.embedding\.", "backbone1.0."),
+        (r"^encoder\.stem\.", "backbone1.2."),
+        (r"^encoder\.trunk\.", "backbone2.0."),
+        (r"^(s|e)(?:tart|nd)\.block\.", r"regu_\1.0."),
+        (r"^(s|e)(?:tart|nd)\.out\.", r"regu_\1.1."),
+        (r"\.time_in\.", ".tconvs.0."),
+        (r"\.time_conv\.", ".tconvs.2."),
+        (r"\.time_out\.", ".tconvs.4."),
+        (r"\.edge_in\.", ".sconvs.0."),
+        (r"\.edge_conv\.", ".sconvs.2."),
+        (r"\.edge_out\.", ".sconvs.4."),
+        (r"^map\.align\.", "localization.0."),
+        (r"^map\.reduce\.", "localization.2."),
+        (r"^map\.convs\.0\.", "localization.4."),
+        (r"^map\.convs\.1\.", "localization.6."),
+        (r"^map\.out\.", "localization.8."),
+    ),
+    axes=_gtad_axes,
+    copies={},
+    foreign={},
+    remedy="set head.bins, head.map_kernel and the widths as in the checkpoint's own settings; the "
+    "official map has one label (model.class_agnostic)",
+)
+_LAYOUTS: dict[type[Head], Layout] = {ActionFormer: _ACTIONFORMER, GTAD: _GTAD, TadTR: _TADTR}

@@ -1,0 +1,213 @@
+"""SGAlign of G-TAD (Xu et al., CVPR 2020, Algorithm 1): one vector for each anchor of a grid.
+
+An anchor starts at step s and lasts d + 1 steps. Its region, as long again on both sides together,
+is cut into bins, and each bin is the mean of linearly interpolated samples (Align1D, which the
+official code has in CUDA alone). A linear layer reads all bins of an anchor. Sampling and the
+layer are both linear, so the layer goes first, once per step instead of once per anchor: the
+official map of bins x channels x anchors (0.54 GB a video on THUMOS'14) never exists.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# A plan for 256 steps and 64 durations takes 10 MB.
+NUM_PLANS_KEPT = 16
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Which steps the bins of an anchor read, counted from its start: the same for every start.
+
+    Attributes:
+        shift: ``(J,)`` int64 steps after the anchor's start; grouped by anchor length.
+        bin: ``(J,)`` int64, which bin reads there.
+        low: ``(J,)`` weight that comes from samples between this step and the next.
+        high: ``(J,)`` weight that comes from samples between the step before and this one.
+        exact: ``(J,)`` weight that comes from samples that fall on this step.
+        first: ``(G + 1,)`` int64 where the taps of each group begin; one group for each duration
+            and a last one for anchors that do not fit, of which the official code samples the
+            first step of the video.
+    """
+
+    shift: Tensor
+    bin: Tensor
+    low: Tensor
+    high: Tensor
+    exact: Tensor
+    first: Tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Each anchor's vector as a weighted sum of rows of a ``(T * bins, O)`` table.
+
+    Attributes:
+        index: ``(J,)`` int32 rows of the table, anchor after anchor.
+        weight: ``(J,)`` float32.
+        offset: ``(D * T,)`` int32 where each anchor's rows begin; durations outer, starts inner.
+    """
+
+    index: Tensor
+    weight: Tensor
+    offset: Tensor
+
+
+class AnchorAlign(nn.Module):
+    """A linear layer on the aligned features of every anchor, without the aligned features.
+
+    Attributes:
+        weight: ``(bins, dim_out, dim)``: those of the features, then those of the context.
+        bias: ``(dim_out,)``.
+    """
+
+    def __init__(
+        self, dim: int, dim_out: int, *, max_duration: int, bins: int, context_bins: int
+    ) -> None:
+        """Start with torch's default weights for a layer that reads all bins.
+
+        Args:
+            dim: Width of features and context.
+            dim_out: Width of an anchor's vector.
+            max_duration: Longest anchor, in steps.
+            bins: Bins of the features.
+            context_bins: Bins of the context; 0 for none.
+        """
+        super().__init__()
+        self.max_duration = max_duration
+        self.bins = (bins, context_bins)
+        self.weight = nn.Parameter(torch.empty(bins + context_bins, dim_out, dim))
+        self.bias = nn.Parameter(torch.empty(dim_out))
+        bound = 1 / math.sqrt(dim * (bins + context_bins))
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def tables(self, feats: Tensor, context: Tensor | None) -> list[tuple[Tensor, int]]:
+        """What is sampled: for each number of bins ``(B, T, bins, dim_out)`` and that number.
+
+        Args:
+            feats: ``(B, T, dim)``.
+            context: ``(B, T, dim)``, or None if there are no context bins.
+        """
+        inner, outer = self.weight.split(self.bins)
+        table = self._project(feats, inner)
+        if context is None:
+            return [(table, self.bins[0])]
+        if self.bins[0] == self.bins[1]:  # the same samples of both: sample their sum
+            return [(table + self._project(context, outer), self.bins[0])]
+        return [(table, self.bins[0]), (self._project(context, outer), self.bins[1])]
+
+    def align(self, tables: list[tuple[Tensor, int]]) -> Tensor:
+        """``(D, L, dim_out)`` vectors of all anchors of one video.
+
+        Args:
+            tables: ``(L, bins, dim_out)`` of the L real steps of the video, as from :meth:`tables`.
+        """
+        first, *more = (sample(table, self.max_duration, bins) for table, bins in tables)
+        for other in more:
+            first = first + other
+        return first.add_(self.bias)
+
+    def _project(self, feats: Tensor, weight: Tensor) -> Tensor:
+        return F.linear(feats, weight.flatten(0, 1)).float().unflatten(-1, weight.shape[:2])
+
+
+def sample(table: Tensor, max_duration: int, bins: int) -> Tensor:
+    """The sum over bins of what Align1D samples from each bin's own features.
+
+    Args:
+        table: ``(T, bins, O)`` float32 features of each bin.
+        max_duration: D.
+        bins: Of each anchor.
+
+    Returns:
+        ``(D, T, O)``: durations 1 to D, starts 0 to T - 1.
+    """
+    num_steps = len(table)
+    if not num_steps:
+        return table.new_zeros(max_duration, 0, table.shape[-1])
+    made = plan(num_steps, max_duration, bins, table.device)
+    sums = F.embedding_bag(
+        made.index,
+        table.flatten(0, 1),
+        made.offset,
+        mode="sum",
+        per_sample_weights=made.weight,
+    )
+    return sums.unflatten(0, (max_duration, num_steps))
+
+
+# Cached tensors are made outside inference mode: training may use them after a validation.
+@lru_cache(maxsize=NUM_PLANS_KEPT)
+@torch.inference_mode(False)
+@torch.no_grad()
+def plan(num_steps: int, max_duration: int, bins: int, device: torch.device) -> Plan:
+    """How the anchors of a video of so many steps, at least one, are sampled.
+
+    The borders follow the official kernel: samples up to one step before the first step or after
+    the last one take its value, those beyond are zero and not a value in between.
+    """
+    read = taps(max_duration, bins)
+    duration = torch.arange(max_duration).repeat_interleave(num_steps)
+    start = torch.arange(num_steps).repeat(max_duration)
+    fits = start + duration < num_steps
+    group = torch.where(fits, duration, max_duration)
+    count = read.first.diff()[group]
+    offset = count.cumsum(0) - count
+    row = torch.arange(len(group)).repeat_interleave(count)
+    tap = torch.arange(len(row)) + (read.first[group] - offset)[row]
+    step = read.shift[tap] + torch.where(fits, start, 0)[row]
+    weight = (
+        read.exact[tap]
+        + torch.where(step == num_steps, 0.0, read.low[tap])
+        + torch.where(step == -1, 0.0, read.high[tap])
+    )
+    weight = torch.where((step < -1) | (step > num_steps), 0.0, weight)
+    index = step.clamp(0, num_steps - 1) * bins + read.bin[tap]
+    return Plan(index.int().to(device), weight.float().to(device), offset.int().to(device))
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+@torch.no_grad()
+def taps(max_duration: int, bins: int) -> Taps:
+    """The taps of all durations, in exact fractions: where a sample falls decides what it reads."""
+    rows: list[tuple[float, ...]] = []
+    first = [0]
+    for duration in range(max_duration + 1):
+        merged: dict[tuple[int, int], list[float]] = {}
+        for bin, numerator, denominator, share in _samples(duration, max_duration, bins):
+            step, rest = divmod(numerator, denominator)
+            if not rest:
+                merged.setdefault((step, bin), [0.0, 0.0, 0.0])[2] += share
+                continue
+            after = rest / denominator
+            merged.setdefault((step, bin), [0.0, 0.0, 0.0])[0] += share * (1 - after)
+            merged.setdefault((step + 1, bin), [0.0, 0.0, 0.0])[1] += share * after
+        rows += [(*place, *weights) for place, weights in sorted(merged.items())]
+        first.append(len(rows))
+    shift, bin_, low, high, exact = torch.tensor(rows, dtype=torch.float64).unbind(1)
+    return Taps(shift.long(), bin_.long(), low, high, exact, torch.tensor(first))
+
+
+def _samples(duration: int, max_duration: int, bins: int) -> list[tuple[int, int, int, float]]:
+    """Bin, place (numerator and denominator) and share of each sample of an anchor from 0 on."""
+    length, start = 2 * duration + 1, -(duration + 1)  # of the region; the start in half steps
+    if duration == max_duration:  # the group of anchors that do not fit
+        length, start = 1, 0
+    per_bin = -(-length // bins)
+    denominator = 2 * bins * per_bin
+    return [
+        (
+            bin,
+            start * bins * per_bin + (2 * bin * per_bin + 2 * k + 1) * length,
+            denominator,
+            1 / per_bin,
+        )
+        for bin in range(bins)
+        for k in range(per_bin)
+    ]
