@@ -32,6 +32,11 @@ COMMANDS: Table = {
         "Train a backbone to recognise trimmed clips.",
     ),
     "extract": ("extract.commands", "extract", "Turn videos into a feature store."),
+    "adapt": (
+        "distill.adapter.command",
+        "adapt",
+        "Teach a copy of the last backbone stage what a motion teacher sees.",
+    ),
     "train": ("distill.commands", "train", "Train a teacher, a baseline or a student."),
     "detect": ("detect", "detect", "Find the actions in a video, a folder or a store."),
     "eval": ("evaluate.commands", "evaluate", "Score detections under a named protocol."),

@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import tad_distill
+from tad_distill import config
 from tad_distill.config import ConfigError
 from tad_distill.data import durable
 from tad_distill.distill import checkpoint
-from tad_distill.distill.config import Experiment, dump
 
 # Settings that change where and how fast a run happens, not what it learns; paths may move, the
 # identity of what they lead to is compared instead.
 FREE = {
     "data": {"store", "annotations", "cache_mb", "test_subset"},
     "teacher": {"run"},
+    "adapter": {"weights"},
     "train": {"device", "workers", "log_every", "save_every_s"},
 }
 
@@ -36,19 +37,19 @@ class RunFolder:
         history: The losses.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Name the folder."""
+    def __init__(self, path: Path, product: str = "model.pt") -> None:
+        """Name the folder, and the file in it that appears last."""
         self.path = path
         self.history = checkpoint.History(path / "history.jsonl")
         self._config = path / "config.json"
         self._last = path / "last.pt"
-        self._model = path / "model.pt"
+        self._model = path / product
 
-    def claim(self, experiment: Experiment, identity: Mapping[str, Any], overwrite: bool) -> bool:
+    def claim(self, experiment: object, identity: Mapping[str, Any], overwrite: bool) -> bool:
         """Make the folder this experiment's, or find that it is already.
 
         Args:
-            experiment: The settings.
+            experiment: The settings, a dataclass.
             identity: What the inputs are.
             overwrite: Delete whatever run stands there.
 
@@ -67,7 +68,7 @@ class RunFolder:
         durable.sweep(self.path)  # what a kill in the middle of a save has left
         table = {
             "tad_distill": tad_distill.__version__,
-            "experiment": dump(experiment),
+            "experiment": json.loads(json.dumps(config.dump(experiment))),
             "inputs": dict(identity),
         }
         if not self._config.exists():

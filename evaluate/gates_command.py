@@ -77,10 +77,10 @@ def gates(
     files = {"rgb": rgb, "teacher": teacher, "two_stream": two_stream}
     mean_ap = _mean_ap(scored, {name: path for name, path in files.items() if path})
     found = check(of_rgb, of_teacher, mean_ap)
-    _show_probes([of_rgb, of_teacher])
+    show_probes([of_rgb, of_teacher])
     columns = ("gate", "measured, points", "value", "bar", "outcome")
     console.table(columns, table_rows(found), title=f"gates on {subset}", align_left=2)
-    _advise(found[0].value)
+    advise(found[0].value)
     if json_path:
         json_path.parent.mkdir(parents=True, exist_ok=True)
         subsets = {"train_subset": train_subset, "subset": subset}
@@ -108,7 +108,8 @@ def _mean_ap(scored: "AnnotationSet", files: Mapping[str, Path]) -> dict[str, fl
     return points
 
 
-def _show_probes(probes: list["Probes"]) -> None:
+def show_probes(probes: list["Probes"]) -> None:
+    """Print what the features of some streams know."""
     rows: list[tuple[str, ...]] = []
     for probe in probes:
         rows += [
@@ -127,7 +128,8 @@ def _show_probes(probes: list["Probes"]) -> None:
     console.table(("stream", "probe", "mean", "mean+std", "chance"), rows, title, align_left=2)
 
 
-def _advise(lead: float | None) -> None:
+def advise(lead: float | None) -> None:
+    """Say when a teacher is unlikely to help: its lead in the motion probe, in points."""
     if lead is not None and lead < TEACHER_LEAD_POINTS:
         console.warn(
             f"the teacher knows {lead:.1f} points more of motion than the RGB features; below "

@@ -14,6 +14,8 @@ MAY_IMPORT = {
     "extract": {"extract", "data"},
     "distill": {"distill", "data", "evaluate"},
 }
+# The one file of the light stage that knows backbones: it copies the last stage of one.
+MAY_ALSO_IMPORT = {"distill/adapter/stage.py": {"extract"}}
 LIGHT = ["cli", "console", "config", "data.annotations", "data.timeline", "evaluate.mean_ap"]
 
 
@@ -30,7 +32,9 @@ def imported_stages(source: Path) -> set[str]:
 @pytest.mark.parametrize("stage", MAY_IMPORT)
 def test_imports_point_downwards(stage: str) -> None:
     for source in (ROOT / stage).rglob("*.py"):
-        assert imported_stages(source) <= MAY_IMPORT[stage], source.relative_to(ROOT)
+        name = str(source.relative_to(ROOT))
+        allowed = MAY_IMPORT[stage] | MAY_ALSO_IMPORT.get(name, set())
+        assert imported_stages(source) <= allowed, name
 
 
 @pytest.mark.parametrize("module", LIGHT)
