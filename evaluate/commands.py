@@ -26,6 +26,9 @@ BELOW = {
     "compare": Below(
         "evaluate.compare_command", "compare", "Is one detector better than another, and where?"
     ),
+    "tables": Below(
+        "evaluate.tables_command", "tables", "Scored runs in the rows of the paper's tables."
+    ),
 }
 
 
@@ -117,6 +120,8 @@ def evaluate(
         sources = {"detections": str(detections), "annotations": str(annotations)}
         recalled = {"recall": report.recall_document(*recall)}
         document = sources | report.document(result) | recalled
+        if "provenance" in found.header:
+            document["provenance"] = found.header["provenance"]
         document |= {"bootstrap": asdict(drawn)} if drawn else {}
         write_text(json_path, json.dumps(document, indent=1) + "\n")
     if timeline:
