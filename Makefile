@@ -7,7 +7,7 @@ export PYTHONSAFEPATH := 1
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-LINKS := __init__.py __main__.py check.py cli.py config.py console.py demo.py detect.py steps.py py.typed data distill evaluate extract
+LINKS := __init__.py __main__.py check.py cli.py config.py console.py demo.py detect.py job.py steps.py study.py units.py py.typed data distill evaluate extract
 
 VIDEOS ?= videos
 STORE ?= runs/features

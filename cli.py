@@ -45,6 +45,8 @@ COMMANDS: Table = {
         "gates",
         "Measure whether a world can show an effect at all.",
     ),
+    "job": ("job", "job", "Print a batch script for a SLURM cluster."),
+    "study": ("study", "study", "Rows x seeds x worlds (or folds) to one table with intervals."),
     "demo": ("demo", "demo", "The whole pipeline on the built-in benchmark, in minutes."),
 }
 DATA_COMMANDS: Table = {

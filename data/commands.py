@@ -127,7 +127,8 @@ def export(store: Path, out: Path, streams: tuple[str, ...]) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Everything, for programs.")
 @click.option("--videos", metavar="STREAM", help="List the videos of one stream instead.")
 def info(store: Path, as_json: bool, videos: str | None) -> None:
-    """What a store holds, stream by stream."""
+    """What a store holds, stream by stream: videos done, failed and left of those listed."""
+    from tad_distill.data import manifest
     from tad_distill.data.store import Store
     from tad_distill.data.summary import COLUMNS, list_videos, summarise
 
@@ -139,7 +140,8 @@ def info(store: Path, as_json: bool, videos: str | None) -> None:
         else:
             table(columns, rows)
         return
-    streams = [summarise(opened.stream(name)) for name in opened.streams()]
+    listed = manifest.read(store)
+    streams = [summarise(opened.stream(name), listed) for name in opened.streams()]
     if as_json:
         result(json.dumps({"store": str(store), "streams": streams}, indent=1))
         return

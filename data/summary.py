@@ -1,18 +1,25 @@
 """What a stream holds, in numbers."""
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 from tad_distill.data import catalog
 from tad_distill.data.stream import Stream
 
-COLUMNS = ("stream", "videos", "steps", "bytes", "failed", "parts", "shape", "dtype", "timing")
+COLUMNS = tuple("stream videos failed left steps bytes parts shape dtype timing".split())
 
 
-def summarise(stream: Stream) -> dict[str, Any]:
-    """The facts about a stream: counts, what made it, and what failed."""
+def summarise(stream: Stream, listed: Collection[str] = ()) -> dict[str, Any]:
+    """The facts about a stream: counts, what made it, and what failed.
+
+    Args:
+        stream: Any.
+        listed: The videos that it is to hold, see ``manifest``; what is left counts from them.
+    """
     spec, found = stream.spec, stream.catalog
     failures = stream.failed()
+    ended = {*found.names(), *(failure.video for failure in failures)}
     rate = f"{spec.fps:g} fps" if spec.fps else "own fps"
     return {
         "stream": spec.stream,
@@ -20,6 +27,7 @@ def summarise(stream: Stream) -> dict[str, Any]:
         "steps": int(found.columns["len"].sum()),
         "bytes": sum(found.sizes),
         "failed": len(failures),
+        "left": sum(video not in ended for video in listed),
         "parts": sum(name.startswith(catalog.PARTS) for name in found.files),
         "shards": sum(name.startswith(catalog.SHARDS) for name in found.files),
         "superseded": found.num_superseded,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from tad_distill import units
 from tad_distill.console import FAILED, UsageError, result
 
 PRESETS = sorted(
@@ -34,8 +35,10 @@ PRESETS = sorted(
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting, as fps=10."
 )
-@click.option("--unit", help="Name of this share of the work, for batch jobs. [default: main]")
-@click.option("--shard", metavar="I/N", help="Only the I-th of N shares of the videos, as 3/16.")
+@units.options
+@click.option(
+    "--plan", is_flag=True, help="Print frames, bytes and hours, with --units the longest; no more."
+)
 @click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
 @click.option(
     "--report",
@@ -49,8 +52,9 @@ def extract(
     preset: str | None,
     weights: tuple[str, ...],
     overrides: tuple[str, ...],
-    unit: str | None,
-    shard: str | None,
+    units_: int | None,
+    unit: int | None,
+    plan: bool,
     retry_failed: bool,
     report: Path | None,
 ) -> int:
@@ -59,19 +63,23 @@ def extract(
     Run the same command again and it goes on where it stopped. The exit code is 1 when a video
     failed; the others are finished nevertheless.
     """
-    from tad_distill.extract import config, run, sources
+    from tad_distill.extract import config, run, sources, survey
+    from tad_distill.extract import plan as planning
 
-    paths = sources.find(videos)
-    sources.by_name(paths)  # names have to differ over all shares
-    if shard:
-        paths, unit = sources.shard(paths, shard), unit or f"shard-{shard.replace('/', '-of-')}"
+    paths, settings = sources.find(videos), config.load(preset, overrides)
+    networks = parse_weights(weights)
+    if plan:
+        encoders = run.build_encoders(list(streams), settings, networks)
+        listed = survey.survey(run.by_name(paths), store, settings)
+        planning.plan(listed, encoders, store, settings, units_ or 1)
+        return 0
     ended = run.extract(
         paths,
         list(streams),
         store,
-        config.load(preset, overrides),
-        parse_weights(weights),
-        unit=unit or "main",
+        settings,
+        networks,
+        unit=units.own(units_, unit),
         retry_failed=retry_failed,
         report_file=report,
     )

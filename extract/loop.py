@@ -5,7 +5,7 @@ import os
 import time
 import traceback
 from collections import defaultdict
-from contextlib import closing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -18,7 +18,7 @@ from tad_distill.data.durable import WriteError
 from tad_distill.data.store import Stream
 from tad_distill.data.writer import Writer
 from tad_distill.extract.config import ExtractConfig
-from tad_distill.extract.decoder import DecoderProcess, VideoBroken
+from tad_distill.extract.decoder import VideoBroken
 from tad_distill.extract.decoding import Broken
 from tad_distill.extract.device import OutOfMemory, choose_device
 from tad_distill.extract.encoder import Encoder
@@ -95,26 +95,34 @@ class Loop:
         # By the streams that a video lacks: nearly always all of them.
         self._trunks: dict[tuple[str, ...], list[Trunk]] = {}
 
-    def run(self, files: dict[str, Path]) -> None:
+    def run(self, files: dict[str, Path], expected_frames: Mapping[str, float]) -> None:
         """Extract every video, by name.
+
+        Args:
+            files: The videos.
+            expected_frames: How many frames each will have, for the progress.
 
         Raises:
             Interrupted: A signal asked for a stop.
             WriteError: The store cannot be written.
             OutOfMemory: A run of frames does not fit the GPU.
         """
-        num_decoders = self._config.num_decoders or self._default_decoders()
-        expected = self._expected_frames(files)
+        num_decoders = self._config.num_decoders or default_decoders(self._config)
+        left = {
+            video: expected_frames[video]
+            for video in files
+            if not all(video in target.stream for target in self._targets)
+        }
         with (
-            progress("extract", sum(expected.values())) as step,
+            progress("extract", sum(left.values())) as step,
             feeds(files.items(), self._config, self._is_wanted, num_decoders) as ahead,
         ):
             for feed in ahead:
                 check_stop(KEPT)
                 before = self.report.num_frames
                 self._take(feed, step)
-                if feed.name in expected:
-                    step(expected[feed.name] - (self.report.num_frames - before))
+                if feed.name in left:
+                    step(left[feed.name] - (self.report.num_frames - before))
 
     def _take(self, feed: Feed, step: Step) -> None:
         states = self._states(feed.name, feed.wait_for_hash())
@@ -225,32 +233,12 @@ class Loop:
     def _is_wanted(self, video: str, source_hash: str) -> bool:
         return any(state == "missing" for _, state in self._states(video, source_hash))
 
-    def _expected_frames(self, files: dict[str, Path]) -> dict[str, float]:
-        """Frames that the containers of the videos not in the store claim, for the progress."""
-        expected = {}
-        left = {
-            video: path
-            for video, path in files.items()
-            if not all(video in target.stream for target in self._targets)
-        }
-        with closing(DecoderProcess(self._config.decode_timeout_s)) as decoder:
-            for video, path in left.items():
-                check_stop(KEPT)
-                try:
-                    facts = decoder.claims(path)
-                except VideoBroken:  # reported when its turn comes
-                    continue
-                if self._config.fps and facts.duration_s:
-                    expected[video] = facts.duration_s * self._config.fps
-                else:
-                    expected[video] = float(facts.num_frames or 0)
-        return expected
 
-    def _default_decoders(self) -> int:
-        """All cores but one beside a GPU; on the CPU most are left to the network."""
-        num_cores = len(os.sched_getaffinity(0))
-        on_gpu = choose_device(self._config).type == "cuda"
-        return max(1, num_cores - 1 if on_gpu else num_cores // 4)
+def default_decoders(config: ExtractConfig) -> int:
+    """All cores but one beside a GPU; on the CPU most are left to the network."""
+    num_cores = len(os.sched_getaffinity(0))
+    on_gpu = choose_device(config).type == "cuda"
+    return max(1, num_cores - 1 if on_gpu else num_cores // 4)
 
 
 def _recorded(target: Target, video: str) -> str:

@@ -9,10 +9,11 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
+from tad_distill import units
 from tad_distill.console import UsageError, log
 from tad_distill.data.store import Store
 from tad_distill.data.writer import check_name
-from tad_distill.extract import sources
+from tad_distill.extract import sources, survey
 from tad_distill.extract.config import ExtractConfig
 from tad_distill.extract.device import choose_device
 from tad_distill.extract.encoder import Encoder
@@ -28,7 +29,7 @@ def extract(
     config: ExtractConfig,
     weights: dict[str, Path],
     *,
-    unit: str = "main",
+    unit: units.Unit = units.ALL,
     retry_failed: bool = False,
     report_file: Path | None = None,
 ) -> Report:
@@ -40,7 +41,7 @@ def extract(
         store: Made if it does not exist.
         config: How to extract.
         weights: For each stream a checkpoint, or ``random:SEED``.
-        unit: Name of this share of the work, the same when it is resumed.
+        unit: Which share of the videos to extract, the same when it is resumed.
         retry_failed: Try again what failed in an earlier run.
         report_file: Written anew, with one line of JSON per video on how it ended.
 
@@ -52,23 +53,43 @@ def extract(
         Interrupted: A signal asked for a stop; the video in flight was dropped.
     """
     start = time.monotonic()
-    files = sources.by_name(videos)
-    for name in files:
-        check_name(name)
-    targets = _targets(streams, store, config, weights, unit)
+    files = by_name(videos)
+    encoders = build_encoders(streams, config, weights)
+    listed = survey.survey(files, store, config)
+    if unit.count > 1:
+        files = {name: files[name] for name in survey.share(listed, unit)}
+        log("unit_videos", unit=unit.name, videos=len(files), of=len(listed))
+    expected = survey.expected_frames(listed, config.fps)
+    targets = _targets(encoders, Store.open(store), unit)
     with report_file.open("w", buffering=1) if report_file else nullcontext() as lines:
         loop = Loop(targets, config, retry_failed=retry_failed, lines=lines)
-        loop.run(files)
+        loop.run(files, expected)
     for target in targets:
         target.writer.seal()
     _log_end(loop.report, store, time.monotonic() - start)
     return loop.report
 
 
-def _targets(
-    streams: list[str], store: Path, config: ExtractConfig, weights: dict[str, Path], unit: str
-) -> list[Target]:
-    """Build everything that can be wrong before the first file is written."""
+def by_name(videos: list[Path]) -> dict[str, Path]:
+    """Files by the name that each video has in a store.
+
+    Raises:
+        UserError: Two have the same name, or a name is too long.
+    """
+    files = sources.by_name(videos)
+    for name in files:
+        check_name(name)
+    return files
+
+
+def build_encoders(
+    streams: list[str], config: ExtractConfig, weights: dict[str, Path]
+) -> list[Encoder]:
+    """The networks of some streams; everything that can be wrong, before anything is written.
+
+    Raises:
+        UserError: Settings and weights do not fit together.
+    """
     if not streams:
         raise UsageError("no streams: name at least one, as in --stream tsm18:rgb")
     for name in sorted(weights.keys() - set(streams)):
@@ -80,12 +101,14 @@ def _targets(
                 "for random ones"
             )
     device = choose_device(config)
-    encoders = [Encoder(name, weights[name], config, device) for name in dict.fromkeys(streams)]
-    made = Store.create(store)
+    return [Encoder(name, weights[name], config, device) for name in dict.fromkeys(streams)]
+
+
+def _targets(encoders: list[Encoder], store: Store, unit: units.Unit) -> list[Target]:
     targets = []
     for encoder in encoders:
-        stream = made.create_stream(encoder.spec)
-        targets.append(Target(encoder=encoder, stream=stream, writer=stream.writer(unit)))
+        stream = store.create_stream(encoder.spec)
+        targets.append(Target(encoder=encoder, stream=stream, writer=stream.writer(unit.name)))
     return targets
 
 

@@ -1,6 +1,5 @@
 """Which videos an extraction is about: files, folders and lists, each video under one name."""
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -46,19 +45,6 @@ def by_name(paths: Iterable[Path]) -> dict[str, Path]:
                 "extract them into two stores"
             )
     return files
-
-
-def shard(paths: list[Path], text: str) -> list[Path]:
-    """The ``I/N``-th part of the files, I from 1 to N: every N-th in order of their names.
-
-    Raises:
-        UsageError: Not of that form.
-    """
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    number, count = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= number <= count:
-        raise UsageError(f"--shard {text}: expected I/N with I from 1 to N, as in 3/16")
-    return sorted(paths, key=lambda path: path.stem)[number - 1 :: count]
 
 
 def _expand(argument: Path, listed_in: str = "") -> list[Path]:

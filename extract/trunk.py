@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tad_distill.console import log
+from tad_distill.console import check_stop, log
 from tad_distill.extract import clips
 from tad_distill.extract.device import OutOfMemory, computing
 from tad_distill.extract.encoder import Encoder
@@ -139,6 +139,8 @@ class Encoding:
                 steps.push(rows, run)
         self._waiting = []
         self.network_s += time.perf_counter() - start
+        # On a processor a batch takes seconds, and a chunk of frames may fill several.
+        check_stop("finished videos are in the store, the one in flight was dropped")
 
 
 class StepMaker:

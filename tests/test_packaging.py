@@ -31,7 +31,10 @@ def test_root_holds_only_the_modules_we_ship() -> None:
         "console.py",
         "demo.py",
         "detect.py",
+        "job.py",
         "steps.py",
+        "study.py",
+        "units.py",
     }
     assert {path.name for path in ROOT.glob("*.py")} == shipped
 
@@ -62,7 +65,7 @@ def test_a_wheel_brings_one_package_with_its_presets_and_no_tests(wheel: Path) -
     assert {top for top in tops if not top.endswith(".dist-info")} == {"tad_distill"}
     assert "tad_distill/py.typed" in names
     assert not [name for name in names if "/tests/" in name or "conftest" in name]
-    for presets in ("distill/presets", "extract/presets"):
+    for presets in ("distill/presets", "distill/studies", "extract/presets"):
         on_disk = {path.name for path in (ROOT / presets).glob("*.toml")}
         assert {
             Path(name).name for name in names if name.startswith(f"tad_distill/{presets}/")

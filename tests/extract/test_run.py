@@ -167,9 +167,32 @@ def test_the_command_prints_the_store_and_tells_failures_by_its_exit_code(
 
 
 @pytest.mark.usefixtures("light")
-def test_shards_fill_one_store(videos: list[Path], tmp_path: Path) -> None:
+def test_units_fill_one_store(videos: list[Path], tmp_path: Path) -> None:
     store = tmp_path / "s"
     options = ("--stream", "light:rgb", "--weights", "light:rgb=random:0", "--store", store)
-    for number in (1, 2):
-        assert run(videos[0].parent, *options, "--shard", f"{number}/2")[0] == 0
-    assert features(store, "light:rgb").keys() == {"long", "middle", "single"}
+    held = []
+    for number in (0, 1):
+        unit = ("--units", 2, "--unit", number)
+        assert run(videos[0].parent, *options, *unit)[0] == 0
+        held.append(features(store, "light:rgb").keys())
+    # By duration: 5 s against 4 s and 0.1 s.
+    assert held == [{"long"}, {"long", "middle", "single"}]
+
+
+@pytest.mark.usefixtures("light")
+def test_a_plan_counts_what_is_left_and_extracts_nothing(
+    videos: list[Path], tmp_path: Path
+) -> None:
+    store = tmp_path / "s"
+    options = ("--stream", "light:rgb", "--weights", "light:rgb=random:0", "--store", store)
+    code, text = run(videos[0].parent, *options, "--plan", "--units", 2)
+    assert code == 0
+    assert text.splitlines()[2].split() == ["light:rgb", "3", "91", "0.0"]
+    assert "3 of 3 videos, 91 frames: 0.00 hours" in text
+    assert "in 2 units: the longest 0.00 hours, 50 frames" in text
+    assert not Store.open(store).stream("light:rgb").videos
+    assert run(videos[0].parent, *options, "--units", 2, "--unit", 0)[0] == 0
+    code, text = run(videos[0].parent, *options, "--plan")
+    assert text.splitlines()[2].split() == ["light:rgb", "2", "41", "0.0"]
+    assert run(videos[0].parent, *options, "--units", 2, "--unit", 1)[0] == 0
+    assert "nothing is left to extract" in run(videos[0].parent, *options, "--plan")[1]

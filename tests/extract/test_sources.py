@@ -65,14 +65,3 @@ def test_two_videos_of_one_name_are_an_error_that_names_both(tmp_path: Path) -> 
         sources.by_name([first, second])
     assert str(first) in str(error.value) and str(second) in str(error.value)
     assert sources.by_name([first, tmp_path / "x" / ".." / "x" / "v.mp4"]) == {"v": first}
-
-
-def test_shards_share_everything_out() -> None:
-    paths = [Path(f"{name}.mp4") for name in "gacbfde"]
-    parts = [sources.shard(paths, f"{number}/3") for number in (1, 2, 3)]
-    assert [path.stem for path in parts[0]] == ["a", "d", "g"]
-    assert sorted(sum(parts, [])) == sorted(paths)
-    assert sources.shard(paths[:1], "2/3") == []
-    for wrong in ("0/3", "4/3", "1", "a/b", "1/0"):
-        with pytest.raises(UsageError, match="expected I/N"):
-            sources.shard(paths, wrong)
