@@ -75,7 +75,9 @@ class Encoder:
             raise UsageError(f"stream {name!r}: rich pooling looks beyond a clip; regime=window")
         self.backbone.clips_alone = config.regime == "snippet"
         self.backbone.to(device)
-        self.spec = self._spec(name, source, provenance, settings.dump(options))
+        self.modality.to(device)
+        told = {k: v for k, v in settings.dump(options).items() if k not in options.NEUTRAL}
+        self.spec = self._spec(name, source, provenance, told)
 
     @property
     def stage(self) -> str:

@@ -6,6 +6,7 @@ A modality's name is its file's name, and the second half of a stream's name: ``
 import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -23,7 +24,14 @@ KINETICS_STD = 0.225
 
 @dataclass(frozen=True, kw_only=True)
 class ModalityConfig(ABC):
-    """The family's base; each file's ``Config`` extends it and adds :meth:`build`."""
+    """The family's base; each file's ``Config`` extends it and adds :meth:`build`.
+
+    Attributes:
+        NEUTRAL: Settings that do not change the numbers, so that features made with different ones
+            are of one kind.
+    """
+
+    NEUTRAL: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def build(self, normalisation: str) -> "Modality":
@@ -40,6 +48,9 @@ class Modality(ABC):
 
     channels: int
     frames_before: int
+
+    def to(self, device: torch.device) -> None:  # noqa: B027 (most have nothing to do)
+        """Compute on this device, where that is worth it; the output stays on the CPU."""
 
     @abstractmethod
     def __call__(self, frames: NDArray[np.uint8], has_history: bool) -> Tensor:

@@ -1,0 +1,58 @@
+"""When a pair is done with a warp: its flow has almost ceased to change."""
+
+from collections.abc import Sequence
+
+from tad_distill.extract.tvl1.settings import Settings
+
+
+class Stopping:
+    """Decides for B pairs that are iterated together, each on its own.
+
+    Attributes:
+        num_iterations: Finished so far.
+    """
+
+    def __init__(self, num_pairs: int, num_px: int, settings: Settings) -> None:
+        """Start a warp.
+
+        Args:
+            num_pairs: B.
+            num_px: Pixels of a frame.
+            settings: The variant.
+        """
+        self._settings = settings
+        self._limit = settings.epsilon**2 * num_px
+        self._expected = [0.0] * num_pairs  # change that OpenCV's CUDA version predicts
+        self.num_iterations = 0
+
+    def wants_change(self) -> bool:
+        """Whether the coming iteration's change has to be measured."""
+        if self._limit == 0:
+            return False
+        if self._settings.stop == "predicted":
+            # As there, iterations count from 0.
+            return self.num_iterations % 2 == 1 and min(self._expected) < self._limit
+        return (self.num_iterations + 1) % self._settings.check_every == 0
+
+    def finish(self, change: Sequence[float] | None) -> list[int]:
+        """End an iteration.
+
+        Args:
+            change: ``(B,)`` sums of squares of what was added to the flow; None: not measured.
+
+        Returns:
+            Which pairs are done, as positions; they are forgotten here.
+        """
+        self.num_iterations += 1
+        if self._settings.stop == "every":
+            return [i for i, value in enumerate(change or ()) if value <= self._limit]
+        done = []
+        for i, expected in enumerate(self._expected):
+            if change is None or not expected < self._limit:
+                self._expected[i] = expected - self._limit
+            elif change[i] <= self._limit:
+                done.append(i)
+            else:
+                self._expected[i] = change[i]
+        self._expected = [x for i, x in enumerate(self._expected) if i not in done]
+        return done
