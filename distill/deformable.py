@@ -61,7 +61,7 @@ class DeformableAttention(nn.Module):
         Returns:
             ``(B, Q, dim)``.
         """
-        value = self.value(source).masked_fill(~mask.unsqueeze(-1), 0.0)
+        value = self.value(source)
         split = (self.num_heads, self.num_points)
         # In one product: either is narrow.
         weight = torch.cat([self.offsets.weight, self.weights.weight])
@@ -74,20 +74,23 @@ class DeformableAttention(nn.Module):
             value.unflatten(-1, (self.num_heads, -1)),
             times[..., None, None] + offsets,
             scores.softmax(-1),
+            mask,
         )
         attended: Tensor = self.out(mixed.flatten(2))
         return attended
 
 
-def sample(values: Tensor, times: Tensor, weights: Tensor) -> Tensor:
+def sample(values: Tensor, times: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
     """Read sequences between their steps, linearly, and add up what was read.
 
     Equal to ``grid_sample`` with zeros outside: within one step outside the ends a value fades.
+    A step that is not real is a zero, too.
 
     Args:
         values: ``(B, T, H, D)``.
         times: ``(B, Q, H, P)`` when to read, in steps.
         weights: ``(B, Q, H, P)`` of each read.
+        mask: ``(B, T)`` bool, true where real.
 
     Returns:
         ``(B, Q, H, D)`` in the type of ``values``; differentiable in all three.
@@ -97,12 +100,13 @@ def sample(values: Tensor, times: Tensor, weights: Tensor) -> Tensor:
     share = times - before
     steps = torch.cat([before, before + 1], -1)
     inside = (steps >= 0) & (steps < num_steps)
-    parts = torch.cat([weights * (1 - share), weights * share], -1) * inside
     # What is not a number stays one in the parts, but is no address.
     steps = steps.nan_to_num().clamp(0, num_steps - 1).long()
+    inside &= mask.gather(1, steps.flatten(1)).view(steps.shape)
+    parts = torch.cat([weights * (1 - share), weights * share], -1) * inside
     if num_steps <= DENSE_UP_TO:
         steps, parts = steps.transpose(1, 2), parts.transpose(1, 2)
-        dense = parts.new_zeros(*parts.shape[:3], num_steps).scatter_add(3, steps, parts)
+        dense = parts.new_zeros(*parts.shape[:3], num_steps).scatter_add_(3, steps, parts)
         return (dense.to(values.dtype) @ values.transpose(1, 2)).transpose(1, 2)
     video = torch.arange(num_videos, device=values.device)[:, None, None, None] * num_steps
     rows = (video + steps) * num_heads + torch.arange(num_heads, device=values.device)[:, None]
@@ -148,5 +152,5 @@ def pool_segments(feats: Tensor, segments: Tensor, lengths: Tensor, num_bins: in
     steps = torch.stack([before, before + 1], -1).nan_to_num().clamp(0, feats.shape[1] - 1).long()
     parts = torch.stack([parts * (1 - share), parts * share], -1)
     dense = parts.new_zeros(*parts.shape[:3], feats.shape[1])
-    dense = dense.scatter_add(3, steps.flatten(3), parts.flatten(3))
+    dense = dense.scatter_add_(3, steps.flatten(3), parts.flatten(3))
     return (dense.flatten(1, 2).to(feats.dtype) @ feats).unflatten(1, dense.shape[1:3])
