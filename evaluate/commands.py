@@ -12,6 +12,7 @@ from tad_distill import console
 from tad_distill.console import UserError
 from tad_distill.evaluate.command_group import Below, CommandGroup
 from tad_distill.evaluate.options import EXISTING, WRITTEN, rules, scoring_options
+from tad_distill.evaluate.report_options import Named, ReportOptions, report_options
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,10 +59,11 @@ BELOW = {
 @click.option("--video", help="The video to draw, by default the one with most annotations.")
 @click.option(
     "--compare",
-    type=EXISTING,
+    type=Named(),
     multiple=True,
-    help="Detections of another detector to draw beside; may be repeated.",
+    help="Detections of another detector to show beside, as 'RGB only=rgb.json'; may be repeated.",
 )
+@report_options
 def evaluate(
     detections: Path,
     annotations: Path,
@@ -78,7 +80,8 @@ def evaluate(
     tie_order: "TieOrder | None",
     timeline: Path | None,
     video: str | None,
-    compare: tuple[Path, ...],
+    compare: tuple[tuple[str, Path], ...],
+    reporting: ReportOptions,
 ) -> None:
     """Score DETECTIONS (JSON or CSV) against annotations: mAP under a named protocol.
 
@@ -90,7 +93,7 @@ def evaluate(
     from tad_distill.data import annotations as annotation_files
     from tad_distill.data.files import write_text
     from tad_distill.evaluate import detections as detection_files
-    from tad_distill.evaluate import report
+    from tad_distill.evaluate import diagnosis, report, report_files
     from tad_distill.evaluate.bootstrap import bootstrap
     from tad_distill.evaluate.figures import check_format
     from tad_distill.evaluate.protocols import score
@@ -116,6 +119,9 @@ def evaluate(
     report.show(result, detections, recall, drawn)
     if per_class:
         report.show_per_class(result)
+    detector = None
+    if reporting.wanted:
+        detector = report_files.look(result, truth, found, detections, reporting)
     if json_path:
         sources = {"detections": str(detections), "annotations": str(annotations)}
         recalled = {"recall": report.recall_document(*recall)}
@@ -123,9 +129,12 @@ def evaluate(
         if "provenance" in found.header:
             document["provenance"] = found.header["provenance"]
         document |= {"bootstrap": asdict(drawn)} if drawn else {}
+        document |= {"diagnosis": diagnosis.document(detector.diagnosis)} if detector else {}
         write_text(json_path, json.dumps(document, indent=1) + "\n")
+    if detector:
+        report_files.write(detector, truth, compare, reporting)
     if timeline:
-        others = [(path.stem, detection_files.read(path)) for path in compare]
+        others = [(name or path.stem, detection_files.read(path)) for name, path in compare]
         _draw(timeline, truth, result, [(detections.stem, found.table), *others], video)
 
 
