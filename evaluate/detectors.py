@@ -132,17 +132,7 @@ def telling(detectors: Sequence[Detector], most: int = 4) -> list[Telling]:
         return []
     numbers = detectors[0].result.annotations["video"].value_counts()
     enough = {v: f for v, f in own.items() if numbers[v] >= min(2, numbers.max())} or own
-    found: list[Telling] = []
-    if len(detectors) > 1:
-        other, name = f1_by_video(detectors[1]), detectors[1].name
-        gain = {video: f1 - other[video] for video, f1 in enough.items()}
-        for video, sign in (
-            (max(gain, key=gain.__getitem__), 1),
-            (min(gain, key=gain.__getitem__), -1),
-        ):
-            if gain[video] * sign > 0:
-                side = "best" if sign > 0 else "worst"
-                found.append(Telling(video, f"{side} against {name}: F1 {gain[video]:+.2f}".replace("-", "−")))
+    found = _apart(enough, detectors[1]) if len(detectors) > 1 else []
     overall = detectors[0].operating.f1
     typical = min(enough, key=lambda v: (abs(enough[v] - overall), -numbers[v]))
     found.append(Telling(typical, f"typical: F1 {own[typical]:.2f}, all together {overall:.2f}"))
@@ -151,6 +141,19 @@ def telling(detectors: Sequence[Detector], most: int = 4) -> list[Telling]:
         found.append(Telling(video, f"{side}: F1 {own[video]:.2f}"))
     first = {t.video: t for t in reversed(found)}
     return sorted(first.values(), key=found.index)[:most]
+
+
+def _apart(own: Mapping[str, float], baseline: Detector) -> list[Telling]:
+    """The videos in which a detector is furthest above and below another, if there are any."""
+    other = f1_by_video(baseline)
+    gain = {video: f1 - other[video] for video, f1 in own.items()}
+    found = []
+    for side, choose, sign in (("best", max, 1), ("worst", min, -1)):
+        video = choose(gain, key=gain.__getitem__)
+        if gain[video] * sign > 0:
+            difference = f"{gain[video]:+.2f}".replace("-", "−")
+            found.append(Telling(video, f"{side} against {baseline.name}: F1 {difference}"))
+    return found
 
 
 def f1_by_video(detector: Detector) -> dict[str, float]:

@@ -51,7 +51,7 @@ OPTIONS: tuple[Callable[[Function], Function], ...] = (
     click.option(
         "--diagnose",
         is_flag=True,
-        help="Print what each type of error costs, after DETAD, and what is missed; also to --json.",
+        help="Print what each type of error costs, after DETAD, and what is missed; --json too.",
     ),
     click.option(
         "--report",

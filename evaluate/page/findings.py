@@ -24,6 +24,8 @@ def findings(detectors: Sequence[Detector]) -> list[str]:
 
 def _reading(detector: Detector) -> str:
     at = detector.operating
+    if not at.f1:
+        return f"No detection is right at tIoU {detector.tiou:.2g}."
     return (
         f"Read from a score of {at.min_score:.2f}, where F1 is best at tIoU {detector.tiou:.2g}, "
         f"{100 * at.precision:.0f} % of the detections are right and {100 * at.recall:.0f} % of "
@@ -35,7 +37,7 @@ def _price(detector: Detector) -> list[str]:
     errors = detector.diagnosis.errors
     worst = max(errors.gain, key=errors.gain.__getitem__)
     if errors.gain_all <= 0:
-        return ["No false positive costs anything."]
+        return ["No false positive costs anything; what lacks is what is missed."]
     said = (
         f"The costliest error is {worst}: without it average mAP would be "
         f"{100 * (errors.mAP + errors.gain[worst]):.1f} % instead of {100 * errors.mAP:.1f} %; "

@@ -33,7 +33,9 @@ def detector(
     }
     truth = AnnotationSet(videos, tuple(sorted(table["label"].unique())), "made")
     protocol = replace(PROTOCOLS["plain"], tiou=tiou)
-    result = score(truth, pd.DataFrame(detections, columns=DETECTION), protocol)
+    found = pd.DataFrame(detections, columns=DETECTION)
+    found = found.astype(dict.fromkeys(DETECTION[2:], float))
+    result = score(truth, found, protocol)
     return look_at(name, f"{name}.json", {}, result, dict.fromkeys(videos, 60.0))
 
 
