@@ -119,11 +119,19 @@ def make_grid(store: Store, streams: Iterable[str], experiment: Experiment) -> G
     if lacking:
         raise UserError(
             f"{store.path}: no stream {', '.join(lacking)} (there are {', '.join(there) or 'none'})"
-            f"; preset {experiment.preset} needs them: extract with "
-            + " ".join(f"--stream {name}" for name in lacking)
+            f"; preset {experiment.preset} needs them: {_remedy(lacking)}"
         )
     opened = {name: store.stream(name) for name in names}
     return Grid(opened, store.stream(base), data.target_len, data.cache_mb * 2**20)
+
+
+def _remedy(lacking: list[str]) -> str:
+    """How to make streams; those of a copy of the last stage come from its training."""
+    plain = [name for name in lacking if "+" not in name]
+    copies = [name for name in lacking if "+" in name]
+    ways = ["extract with " + " ".join(f"--stream {name}" for name in plain)] if plain else []
+    ways += [f"make {', '.join(copies)} with tad-distill adapt"] if copies else []
+    return "; ".join(ways)
 
 
 def check_teacher(

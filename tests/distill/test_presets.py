@@ -1,5 +1,6 @@
 """Every shipped preset can be built, is documented, and says at once what it lacks."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from tad_distill.distill.train import train
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.toml"))
 ROWS = ["conventional", "control", "rgb", "student", "teacher", "two_stream"]
+# Rows whose motion branch reads a copy of the last stage.
+COPIED = {"adapter_student": "motion", "adapter_control": "labels"}
 TAUGHT = ("student", "conventional")
 
 
@@ -35,9 +38,9 @@ def small(table: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("group", ["", "world_"])
 def test_the_rows_of_a_table_differ_in_model_and_teacher_alone(group: str) -> None:
-    assert {name for name in NAMES if name.startswith("world_")} == {f"world_{r}" for r in ROWS}
-    assert {name for name in NAMES if "_" not in name} <= set(ROWS)
-    tables = [dump(read(group + row)) for row in ROWS]
+    rows = [*ROWS, *COPIED]
+    assert set(NAMES) == {group + row for group in ("", "world_") for row in rows}
+    tables = [dump(read(group + row)) for row in rows]
     assert all(small(table) == small(tables[0]) for table in tables)
 
 
@@ -50,6 +53,17 @@ def test_the_control_is_the_student_without_a_teacher() -> None:
         assert student == control
 
 
+@pytest.mark.parametrize("group", ["", "world_"])
+@pytest.mark.parametrize("row", COPIED)
+def test_a_row_with_a_copy_is_another_row_but_for_one_stream(group: str, row: str) -> None:
+    ours, other = read(group + row), read(group + row.removeprefix("adapter_"))
+    assert ours.model.motion == f"{other.model.motion}+{COPIED[row]}"
+    tables = [dump(experiment) for experiment in (ours, other)]
+    for table in tables:
+        table.pop("preset"), table["model"].pop("motion")
+    assert tables[0] == tables[1]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_preset_builds_the_detector_that_its_name_says(name: str) -> None:
     experiment = read(name)
@@ -57,9 +71,9 @@ def test_a_preset_builds_the_detector_that_its_name_says(name: str) -> None:
     dims = dict.fromkeys(experiment.model.all_streams, 8)
     with torch.device("meta"):
         model = build(experiment.model, experiment.head, experiment.fusion, dims, 3)
-    row = name.removeprefix("world_")
+    row = name.removeprefix("world_").removeprefix("adapter_")
     assert isinstance(model, Decomposed if row in ("student", "control") else Single)
-    modalities = {stream.partition(":")[2].partition("_")[0] for stream in model.streams}
+    modalities = {re.split("[_+]", stream.partition(":")[2])[0] for stream in model.streams}
     assert modalities == {"teacher": {"tg"}, "two_stream": {"rgb", "tg"}}.get(row, {"rgb"})
     assert bool(experiment.transfers) == (row in TAUGHT)
 
@@ -86,9 +100,14 @@ def test_a_preset_says_which_streams_the_store_lacks(
 ) -> None:
     add_stream(tmp_path / "store", "other:rgb", {"v": np.zeros((9, 2), np.float32)})
     experiment = read(name, f'data.store="{tmp_path / "store"}"', 'data.annotations="a.json"')
-    lacking = " ".join(f"--stream {s}" for s in experiment.model.all_streams)
-    with pytest.raises(UserError, match=rf"there are other:rgb.*preset {name}.*{lacking}"):
+    plain = [s for s in experiment.model.all_streams if "+" not in s]
+    lacking = "extract with " + " ".join(f"--stream {s}" for s in plain)
+    if name.endswith("adapter_control"):
+        lacking += f"; make {experiment.model.motion} with tad-distill adapt"
+    with pytest.raises(UserError) as caught:
         train(experiment, tmp_path / "run")
+    assert "there are other:rgb" in str(caught.value)
+    assert f"preset {name} needs them: {lacking}" in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
