@@ -148,8 +148,6 @@ def check_world(grid: "Grid") -> None:
     where = "world.settings"
     try:
         config.load(WorldConfig, SIZES[options.size], options.settings)
-        where = "world.extract"
-        extraction.load(options.preset, options.extract)
         for stream in dict.fromkeys(s for found in grid.draws for s in found.makers):
             where = f"stream {stream}"
             parts = StreamName.parse(stream)
@@ -159,6 +157,7 @@ def check_world(grid: "Grid") -> None:
             where = f"pretrain.{base}"
             how = grid.study.pretrain[base]
             pretrain.load_config(parts.modality, how.preset, how.settings)
+            extraction.load(options.preset, (*options.extract, *how.extract))
     except UsageError as error:
         raise ConfigError(f"{where}: {error}") from error
 

@@ -43,10 +43,12 @@ class Pretraining:
     Attributes:
         preset: Of ``pretrain``.
         settings: Its ``--set`` options.
+        extract: ``--set`` options of ``extract`` for its streams, after the world's.
     """
 
     preset: str
     settings: tuple[str, ...] = ()
+    extract: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -133,8 +133,8 @@ def _add(study: Study, shared: Shared, stream: str, folder: Path) -> str:
     args: Args = ["extract", folder / "world/videos", "--store", draw.store]
     args += ["--preset", study.world.preset, "--stream", stream, "--weights", f"{stream}={weights}"]
     needs = [_pretrain(study, shared, base, weights, logs)]
-    step = Step(f"{draw.name}.extract.{stream}", args + _set(study.world.extract), logs, needs)
-    return _append(shared, step, stream)
+    args += _set((*study.world.extract, *study.pretrain[base].extract))
+    return _append(shared, Step(f"{draw.name}.extract.{stream}", args, logs, needs), stream)
 
 
 def _pretrain(study: Study, shared: Shared, base: str, weights: Path, logs: Path) -> str:
