@@ -36,12 +36,18 @@ class PredictConfig:
 
     Attributes:
         window: Grid steps read at once.
-        overlap: Grid steps that neighbouring windows share; what a window says within half of
-            this from its inner ends is left to its neighbour, which sees more.
+        overlap: Grid steps that neighbouring windows share.
+        merge: "centres": what a window says within half of the overlap from its inner ends is left
+            to its neighbour, which sees more. "suppress": all is kept, but for those candidates in
+            an overlap that a better one of their label lies over (TadTR for THUMOS'14). "all": all
+            is kept.
+        merge_iou: By how much more a better one lies over what "suppress" drops.
     """
 
     window: int = 16384
     overlap: int = 2048
+    merge: Literal["centres", "suppress", "all"] = "centres"
+    merge_iou: float = 0.4
 
     def __post_init__(self) -> None:
         """Refuse windows that do not advance."""

@@ -17,9 +17,10 @@ from tad_distill.data.grid import Grid
 from tad_distill.data.spec import StreamSpec
 from tad_distill.data.store import Store
 from tad_distill.distill import checkpoint
-from tad_distill.distill.config import Experiment, PredictConfig
+from tad_distill.distill.config import Experiment
 from tad_distill.distill.heads import Candidates
 from tad_distill.distill.model import Detector, build
+from tad_distill.distill.windows import merge, windows
 from tad_distill.evaluate import detections
 from tad_distill.evaluate.nms import suppress
 
@@ -228,12 +229,11 @@ def _table(found: Iterable[tuple[str, Found]], labels: Sequence[str]) -> "pd.Dat
 
 def _detect(grid: Grid, model: Detector, experiment: Experiment, video: str) -> Found:
     """What is found in one video."""
-    parts = list(_candidates(grid, model, experiment, video))
+    cut = windows(grid.num_steps(video), experiment.predict)
+    parts = list(_candidates(grid, model, experiment, video, cut))
+    found = merge(parts, cut, experiment.predict)
     segments, scores, numbers = suppress(
-        torch.cat([part.segments for part in parts]).numpy(),
-        torch.cat([part.scores for part in parts]).numpy(),
-        torch.cat([part.labels for part in parts]).numpy(),
-        experiment.nms,
+        found.segments.numpy(), found.scores.numpy(), found.labels.numpy(), experiment.nms
     )
     timeline, duration_s = grid.timeline(video), grid.base.entry(video).duration_s
     seconds = timeline.to_seconds(segments.astype(np.float64)).clip(0.0, duration_s)
@@ -243,11 +243,11 @@ def _detect(grid: Grid, model: Detector, experiment: Experiment, video: str) -> 
 
 @torch.inference_mode()
 def _candidates(
-    grid: Grid, model: Detector, experiment: Experiment, video: str
+    grid: Grid, model: Detector, experiment: Experiment, video: str, cut: list[tuple[int, int]]
 ) -> Iterator[Candidates]:
     """Candidates of one video in steps of its grid, window by window."""
     device = next(model.parameters()).device
-    for start, stop, first, last in windows(grid.num_steps(video), experiment.predict):
+    for start, stop in cut:
         feats = grid.read(video, start, stop)
         sample = Sample(
             video=video,
@@ -259,32 +259,4 @@ def _candidates(
         )
         batch = experiment.data.batch([sample]).to(device)
         [found] = model.joint_head.decode(model.detect(batch.feats, batch.mask))
-        segments = found.segments + start
-        centre = segments.mean(1)
-        own = (centre >= first) & (centre < last)
-        yield Candidates(segments[own], found.scores[own], found.labels[own])
-
-
-def windows(num_steps: int, config: PredictConfig) -> list[tuple[int, int, float, float]]:
-    """How a video is cut into windows, and which part of each is its own.
-
-    Args:
-        num_steps: Of the video.
-        config: Length and overlap.
-
-    Returns:
-        For each window its first step, the step after its last one, and between which centres
-        its candidates count. These parts touch and cover everything, so nothing is said twice.
-    """
-    if num_steps <= config.window:
-        return [(0, num_steps, -np.inf, np.inf)]
-    advance = config.window - config.overlap
-    starts = [*range(0, num_steps - config.window, advance), num_steps - config.window]
-    middles = [
-        (before + config.window + after) / 2
-        for before, after in zip(starts[:-1], starts[1:], strict=True)
-    ]
-    bounds = [-np.inf, *middles, np.inf]
-    return [
-        (start, start + config.window, bounds[i], bounds[i + 1]) for i, start in enumerate(starts)
-    ]
+        yield Candidates(found.segments + start, found.scores, found.labels)

@@ -25,10 +25,10 @@ class NmsConfig:
 
     Attributes:
         method: "soft" lowers the score of what overlaps a better one by ``exp(-iou^2 / sigma)``;
-            "hard" drops what overlaps it by ``iou_threshold`` or more.
+            "hard" drops what overlaps it by ``iou_threshold`` or more; "none" keeps all.
         sigma: Of the soft method.
         iou_threshold: Of the hard method.
-        min_score: Lower scores are dropped; the hard method also drops equal ones. As in the
+        min_score: Lower scores are dropped; the others also drop equal ones. As in the
             official code the soft method always keeps the best candidate (of each label).
         num_detections: At most so many stay, over all labels.
         multiclass: Only candidates of the same label suppress each other.
@@ -36,7 +36,7 @@ class NmsConfig:
             that overlap it by so much, weighted by score times overlap; 0 for no voting.
     """
 
-    method: Literal["soft", "hard"] = "soft"
+    method: Literal["soft", "hard", "none"] = "soft"
     sigma: float = 0.5
     iou_threshold: float = 0.1
     min_score: float = 0.001
@@ -73,10 +73,12 @@ def suppress(
     spans = np.asarray(segments, dtype=np.float32).reshape(-1, 2)
     scores = np.asarray(scores, dtype=np.float32)
     label_ids: Ints = np.asarray(labels, dtype=np.int64)
+    # An IoU is never above 1.
+    most = config.iou_threshold if config.method == "hard" else 2.0
     rounds: list[_Round] = [
         _SoftRound(spans, scores, members, config.sigma, config.min_score)
         if config.method == "soft"
-        else _HardRound(spans, scores, members, config.iou_threshold, config.min_score)
+        else _HardRound(spans, scores, members, most, config.min_score)
         for members in _groups(label_ids, config.multiclass)
     ]
     index, kept_scores = _pick_best(rounds, config.num_detections)

@@ -18,7 +18,7 @@ from tad_distill.data.store import Store, Stream
 from tad_distill.distill import checkpoint
 from tad_distill.distill.config import Experiment, PredictConfig
 from tad_distill.distill.heads import Candidates, Predictions
-from tad_distill.distill.predict import Run, pick_device, predict, predict_on, windows
+from tad_distill.distill.predict import Run, pick_device, predict, predict_on
 from tad_distill.distill.train import train
 
 AddStream = Callable[..., Stream]
@@ -98,21 +98,6 @@ def test_windows_say_what_the_whole_video_says(
     np.testing.assert_allclose(found["score"], expected, rtol=1e-5)
     centres = (found["start_s"] + found["end_s"]) / 2
     np.testing.assert_allclose(centres, (np.arange(97) + 0.5) / 10, atol=1e-5)
-
-
-@pytest.mark.parametrize(("num_steps", "window", "overlap"), [(1, 4, 2), (4, 4, 2), (5, 4, 0)])
-def test_every_centre_belongs_to_one_window(num_steps: int, window: int, overlap: int) -> None:
-    cut = windows(num_steps, PredictConfig(window=window, overlap=overlap))
-    assert cut[0][0] == 0 and cut[-1][1] == num_steps
-    assert all(stop - start <= window for start, stop, _, _ in cut)
-    assert cut[0][2] == -np.inf and cut[-1][3] == np.inf
-    assert [last for *_, last in cut[:-1]] == [first for _, _, first, _ in cut[1:]]
-
-
-@pytest.mark.parametrize("settings", [{"window": 4, "overlap": 4}, {"overlap": -1}, {"window": 0}])
-def test_windows_that_do_not_advance_are_refused(settings: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="overlap must be in"):
-        PredictConfig(**settings)
 
 
 def test_detections_lie_within_the_video(run: Run, signal_world: Path) -> None:

@@ -191,6 +191,16 @@ def test_segments_without_length_stay_finite(config: NmsConfig) -> None:
     np.testing.assert_array_equal(found[0], points)
 
 
+def test_without_suppression_the_best_stay_whatever_they_overlap() -> None:
+    segments, labels = np.array([[0.0, 5.0]] * 5), np.zeros(5, dtype=np.int64)
+    scores = np.array([0.3, 0.001, 0.9, 0.5, 0.3])
+    config = NmsConfig(method="none", num_detections=3)
+    kept, kept_scores, _ = suppress(segments, scores, labels, config)
+    assert kept.tolist() == [[0.0, 5.0]] * 3
+    assert kept_scores.tolist() == pytest.approx([0.9, 0.5, 0.3])
+    assert len(suppress(segments, scores, labels, NmsConfig(method="none"))[0]) == 4
+
+
 def test_the_input_is_left_as_it_was() -> None:
     segments, scores, labels = coarse_candidates(6, 50, 1)
     scores = scores.astype(np.float32)
