@@ -12,33 +12,58 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tad_distill.distill.heads import Head
+
 FINAL_LR = 1e-8
 
 
 def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
-    """The trainable parameters in two groups, with and without weight decay.
+    """The trainable parameters in two groups, with and without weight decay, or more.
 
     What decays are the weights of products: parameters named ``weight`` with two or more axes, of
     linear, convolution and attention layers, torch's own or ours. Biases, norms, scales,
-    embeddings and everything else do not.
+    embeddings and everything else do not. Parameters for which a head names a share of the
+    learning rate (``Head.lr_scales``) have groups of their own, after the first two.
 
     Args:
         modules: Modules to train; a parameter that occurs twice is taken once.
         weight_decay: Of the first group.
+
+    Returns:
+        Groups with ``params``, ``weight_decay`` and ``lr_scale``, which
+        :func:`set_learning_rate` reads.
     """
-    decayed: dict[int, nn.Parameter] = {}
-    free: dict[int, nn.Parameter] = {}
+    trained: dict[int, nn.Parameter] = {}
+    decayed: set[int] = set()
+    scales: dict[int, float] = {}
     for root in modules:
         for module in root.modules():
+            if isinstance(module, Head):
+                shares = module.lr_scales()
+                scales |= {id(module.get_parameter(name)): shares[name] for name in shares}
             for name, parameter in module.named_parameters(recurse=False):
                 if not parameter.requires_grad:
                     continue
+                trained[id(parameter)] = parameter
                 product = name.endswith("weight") and parameter.ndim > 1
-                group = decayed if product and not isinstance(module, nn.Embedding) else free
-                group[id(parameter)] = parameter
+                if product and not isinstance(module, nn.Embedding):
+                    decayed.add(id(parameter))
+    kinds = [
+        (decays, scale)
+        for scale in (1.0, *sorted(set(scales.values()) - {1.0}))
+        for decays in (True, False)
+    ]
     return [
-        {"params": list(decayed.values()), "weight_decay": weight_decay},
-        {"params": [p for key, p in free.items() if key not in decayed], "weight_decay": 0.0},
+        {
+            "params": [
+                parameter
+                for key, parameter in trained.items()
+                if (key in decayed, scales.get(key, 1.0)) == kind
+            ],
+            "weight_decay": weight_decay if kind[0] else 0.0,
+            "lr_scale": kind[1],
+        }
+        for kind in kinds
     ]
 
 
@@ -63,9 +88,10 @@ def learning_rate(step: int, *, base: float, num_warmup: int, num_steps: int) ->
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give all parameter groups this rate."""
+    """Give each parameter group its share of this rate."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        # A run that was saved before there were shares has none.
+        group["lr"] = rate * group.get("lr_scale", 1.0)
 
 
 class WeightAverage:

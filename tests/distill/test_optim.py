@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tad_distill.distill.heads import tadtr
 from tad_distill.distill.optim import (
     WeightAverage,
     learning_rate,
@@ -95,6 +96,28 @@ def test_rate_reaches_every_group() -> None:
     optimizer = torch.optim.AdamW(parameter_groups([Mixed()], 0.1), lr=1.0)
     set_learning_rate(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+def test_a_head_says_what_learns_more_slowly() -> None:
+    config = tadtr.Config(hidden_dim=32, num_encoder_layers=1, num_decoder_layers=1, slow_lr=0.1)
+    model = nn.ModuleList([nn.Linear(6, 6), config.build(6, 3)])
+    optimizer = torch.optim.AdamW(parameter_groups([model], 0.05))
+    set_learning_rate(optimizer, 2.0)
+    rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert rates.keys() == names.keys()
+    slow = {names[key] for key, rate in rates.items() if rate == pytest.approx(0.2)}
+    assert {name.rpartition(".")[0] for name in slow} == {
+        "1.encoder.0.attention.offsets",
+        "1.decoder.layers.0.attention.offsets",
+        "1.decoder.reference",
+    }
+    assert all(rates[key] == 2.0 for key, name in names.items() if name not in slow)
+    assert optimizer.param_groups[0]["lr"] == 2.0
+    decays = {
+        names[id(p)] for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]
+    }
+    assert slow & decays == {name for name in slow if name.endswith("weight")}
 
 
 def test_average_follows_the_closed_form_and_buffers_are_copied() -> None:
