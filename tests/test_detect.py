@@ -31,6 +31,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done("data", "world", out / "world", "--size", "tiny")
     streams = ["--stream", "tsm_mini:rgb", "--weights", "tsm_mini:rgb=random:0"]
     streams += ["--stream", "tsm_mini:tg_luma", "--weights", "tsm_mini:tg_luma=random:1"]
+    streams += ["--stream", "tsm_mini:rgb@layer2", "--weights", "tsm_mini:rgb@layer2=random:0"]
     videos, annotations = out / "world/videos", out / "world/annotations.json"
     done("extract", videos, *streams, "--store", out / "features", "--preset", "world")
     data = ["--store", out / "features", "--annotations", annotations, "--set", "train.steps=3"]
@@ -59,6 +60,30 @@ def test_a_video_gives_the_detections_that_its_stored_features_give(
     assert (tmp_path / "a.csv").read_text().count("\n") == len(found) + 1
     assert (tmp_path / "a_timelines/test_0001.png").stat().st_size > 5_000
     assert {path.name for path in tmp_path.iterdir() if path.name.startswith("tmp")} == set()
+
+
+def test_a_student_with_an_adapter_reads_a_video_as_it_reads_the_store(
+    world: Path, tmp_path: Path
+) -> None:
+    data = ["--store", world / "features", "--annotations", world / "world/annotations.json"]
+    adapt = ["adapt", "--preset", "world_adapter", *data, "--set", "train.steps=2"]
+    done(*adapt, "--out", world / "adapter")
+    train = ["train", "--preset", "world_adapter_student", *data, "--set", "train.steps=3"]
+    done(*train, "--teacher", world / "teacher", "--out", tmp_path / "run")
+    video, kept = world / "world/videos/test_0001.mp4", tmp_path / "kept"
+    model = ["--model", tmp_path / "run"]
+    done("detect", video, *model, "--store", kept, "--out", tmp_path / "a.json")
+    done("detect", world / "features", *model, "--out", tmp_path / "b.json")
+    made = sorted(path.name for path in kept.iterdir() if path.is_dir())
+    assert made == ["tsm_mini.rgb", "tsm_mini.rgb+motion"]
+    found, stored = (
+        json.loads((tmp_path / name).read_text())["results"]["test_0001"]
+        for name in ("a.json", "b.json")
+    )
+    assert len(found) == len(stored) > 0
+    # The store's features of the copy went through maps in half precision.
+    for one, other in zip(found[:20], stored[:20], strict=True):
+        assert one["score"] == pytest.approx(other["score"], abs=5e-3)
 
 
 def test_a_student_is_given_rgb_alone(world: Path, tmp_path: Path) -> None:
