@@ -83,10 +83,10 @@ def adapt(config: AdapterConfig, out: Path, overwrite: bool = False) -> dict[str
     inputs = open_inputs(config)
     teacher = config.adapter.teacher if config.adapter.target == "teacher" else None
     folder = RunFolder(out, PRODUCT)
-    finished = folder.claim(config, inputs.identity(teacher), overwrite)
     names = [inputs.base.stream(config.adapter.copy_name, p) for p in config.adapter.export]
-    if not finished:
-        _refuse_taken(inputs.store, names)
+    if overwrite or not (out / PRODUCT).is_file():
+        _refuse_taken(inputs.store, names)  # before a folder is claimed for nothing
+    finished = folder.claim(config, inputs.identity(teacher), overwrite)
     probes = _probe(inputs, [str(inputs.base.encoder.name), config.adapter.teacher])
     if teacher and len(probes) == 2:
         _advise(*probes)
@@ -119,10 +119,12 @@ def open_inputs(config: AdapterConfig) -> Inputs:
     store = Store.open(data.store)
     maps = store.stream(adapter.maps)
     base = Base.open(maps, adapter, config.train.device)
-    streams = {adapter.teacher: store.stream(adapter.teacher)}
+    # Labels need no teacher; if it is there its features are probed all the same.
+    taught_by = [adapter.teacher] if adapter.target == "teacher" else []
+    streams = {name: store.stream(name) for name in taught_by}
     grid = OutputGrid(streams, maps, base.encoder.spec, data.cache_mb * 2**20)
     annotations = annotation_files.read(data.annotations) if data.annotations else None
-    training, validation = _subsets(config, annotations, [v for v in maps.videos])
+    training, validation = _subsets(config, annotations, maps.videos)
     labels = training.labels
     # A teacher needs no labels; which videos have some decides what the control may see.
     taught = replace(data, unlabelled=True)

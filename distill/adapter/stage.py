@@ -148,8 +148,9 @@ class StageCopy(nn.Module):
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Compute as the extraction does."""
-        with computing(self._base.device, self._base.config.precision):
+        """Compute as exactly as a training has to: in float16 gradients would vanish."""
+        precision = self._base.config.precision
+        with computing(self._base.device, "float32" if precision == "float16" else precision):
             yield
 
     def product(self, notes: dict[str, Any]) -> dict[str, Any]:

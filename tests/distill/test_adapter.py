@@ -238,7 +238,9 @@ def test_the_stream_tells_where_it_comes_from(
 def test_labels_make_the_control_from_the_labelled_videos(
     make: MakeConfig, store: Path, tmp_path: Path
 ) -> None:
-    config = make("adapter.target=labels", "train.steps=40", "data.label_fraction=0.4")
+    # No teacher is needed.
+    about = ("adapter.target=labels", "adapter.teacher=tsm_mini:flow", "data.label_fraction=0.4")
+    config = make(*about, "train.steps=40")
     inputs = open_inputs(config)
     targets = Targets(inputs.training, None, len(inputs.labels))
     windows = Trainer(inputs.base, inputs.training, targets, config.train).windows
@@ -319,6 +321,7 @@ def test_a_name_that_is_taken_is_refused_before_the_training(
     adapt(make(), tmp_path / "one")
     with pytest.raises(UserError, match=r"\+motion is there already.*adapter.name"):
         adapt(make("train.seed=1"), tmp_path / "two")
+    assert not (tmp_path / "two").exists()
     with pytest.raises(ConfigError, match=r"train.seed \(0 -> 1\)"):
         adapt(make("train.seed=1"), tmp_path / "one")
     report = adapt(make("train.seed=1", "adapter.name=motion1"), tmp_path / "three")
