@@ -94,14 +94,16 @@ def pretrain(job: Job, config: PretrainConfig, device: torch.device) -> list[Tas
     """
     clips = trimmed.read(job.clips, config.tasks)
     tasks = config.tasks or dict.fromkeys(clips.classes, 1.0)
-    normalisation = backbones.build(job.backbone).normalisation
-    modality = (config.modality or modalities.default(job.modality)).build(normalisation)
+    shown = config.modality or modalities.default(job.modality)
     init = job.init or Path(f"random:{config.seed}")
-    backbone, source = prepare(job.backbone, job.modality, modality.channels, init)
-    if config.clip_frames % backbone.stride_frames:
+    channels = shown.build("imagenet").channels
+    backbone, source = prepare(job.backbone, job.modality, channels, init)
+    modality = shown.build(backbone.normalisation)
+    backbone.clips_alone = True
+    if config.clip_frames % backbone.multiple_frames:
         raise UserError(
-            f"clip_frames: {config.clip_frames} is no multiple of the {backbone.stride_frames} "
-            f"frames of which {job.backbone} makes one feature"
+            f"clip_frames: {config.clip_frames} is no multiple of {backbone.multiple_frames}, as "
+            f"{job.backbone} needs it"
         )
     notes = _notes(job, config, clips, tasks, source)
     if done := _done_before(job.out, notes):
@@ -166,7 +168,7 @@ def _done_before(out: Path, notes: dict[str, Any]) -> list[TaskResult] | None:
     return [TaskResult(**result) for result in found["validation"]]
 
 
-def _write(job: Job, backbone: torch.nn.Module, notes: dict[str, Any]) -> None:
+def _write(job: Job, backbone: backbones.Backbone, notes: dict[str, Any]) -> None:
     state = {name: value.cpu().contiguous() for name, value in backbone.state_dict().items()}
     buffer = io.BytesIO()  # a file's name would end up inside the archive: equal runs, other bytes
     torch.save(
@@ -174,6 +176,7 @@ def _write(job: Job, backbone: torch.nn.Module, notes: dict[str, Any]) -> None:
             "layout": OWN_LAYOUT,
             "backbone": job.backbone,
             "modality": job.modality,
+            "normalisation": backbone.normalisation,
             "state_dict": state,
             "pretraining": notes,
         },

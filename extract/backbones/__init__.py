@@ -44,6 +44,11 @@ class Backbone(nn.Module, ABC):
     clips_alone: bool = False
 
     @property
+    def architecture(self) -> str:
+        """The file of this folder that defines the network; its variants share it."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @property
     def multiple_frames(self) -> int:
         """Runs have a length that is a multiple of this, and begin at a multiple of it."""
         return self.stride_frames

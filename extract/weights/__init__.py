@@ -1,12 +1,12 @@
 """Load backbone weights strictly, in the layouts that official checkpoints come in.
 
 Every key of a file is loaded, or on its layout's short list of what may be left out (the
-classifier), or an error: a partial load gives plausible, useless features. Files are read with
-``weights_only=True``, so that a checkpoint cannot run code.
+classifier), or an error: a partial load gives plausible, useless features. A checkpoint cannot run
+code, see :mod:`tad_distill.extract.weights.checkpoint`.
 """
 
-import pickle
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,61 +15,40 @@ import torch
 from torch import Tensor
 
 from tad_distill.console import UserError, warn
-from tad_distill.extract.backbones import Backbone, build
+from tad_distill.extract.backbones import Backbone, build, variants
 from tad_distill.extract.video import content_hash
+from tad_distill.extract.weights.checkpoint import read_checkpoint
+from tad_distill.extract.weights.layouts import Layout, layouts, tensors_of
 
 OWN_LAYOUT = "tad-distill"
 _RANDOM = re.compile(r"random:(\d+)")
+# Channels of flow: one (x, y) pair, or TSN's five.
+_FLOW_CHANNELS = (2, 10)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
-    """How a family of checkpoints names its tensors.
+class Contents:
+    """What a checkpoint file holds.
 
     Attributes:
-        name: For messages and provenance.
-        has: A key that matches this pattern is in every file of the layout, and in no other.
-        renames: Pattern and replacement, applied in turn, to get our (torchvision's) names.
-        ignored: Keys, before renaming, that a backbone does not need.
-        pretraining: What such weights were trained on.
+        layout: None: our own.
+        tensors: By the names of our backbones.
+        ignored: Keys of the file that no backbone needs.
+        provenance: Layout and pretraining; of our own files also backbone and modality.
+        normalisation: What our own file says of its input, or "".
     """
 
-    name: str
-    has: str
-    renames: tuple[tuple[str, str], ...]
-    ignored: str
-    pretraining: str
+    layout: Layout | None
+    tensors: dict[str, Tensor]
+    ignored: list[str]
+    provenance: dict[str, Any]
+    normalisation: str = ""
 
-
-LAYOUTS = (
-    Layout(
-        name="mit-tsm",
-        has=r"base_model\.layer1\.0\.conv1\.net\.weight$",
-        renames=((r"^base_model\.", ""), (r"\.conv1\.net\.", ".conv1.")),
-        ignored=r"new_fc\.",
-        pretraining="as the file's source says (temporal-shift-module layout)",
-    ),
-    Layout(
-        name="mmaction2-tsm",
-        has=r"backbone\.layer1\.0\.conv1\.conv\.net\.weight$",
-        renames=(
-            (r"^backbone\.", ""),
-            (r"downsample\.conv\.", "downsample.0."),
-            (r"downsample\.bn\.", "downsample.1."),
-            (r"(^|\.)conv(\d)\.conv\.(net\.)?", r"\1conv\2."),
-            (r"(^|\.)conv(\d)\.bn\.", r"\1bn\2."),
-        ),
-        ignored=r"cls_head\.|data_preprocessor\.",
-        pretraining="as the file's source says (mmaction2 TSM layout)",
-    ),
-    Layout(
-        name="torchvision",
-        has=r"layer1\.0\.conv1\.weight$",
-        renames=(),
-        ignored=r"fc\.",
-        pretraining="imagenet, not Kinetics: pictures alone, the temporal shift was never trained",
-    ),
-)
+    @property
+    def channels(self) -> int:
+        """Input channels of the network: its first kernels are the largest."""
+        kernels = [tensor for tensor in self.tensors.values() if tensor.ndim >= 4]
+        return max(kernels, key=lambda kernel: kernel.shape[-1]).shape[1] if kernels else 0
 
 
 def prepare(
@@ -119,107 +98,110 @@ def prepare(
 def load(backbone: Backbone, path: Path) -> dict[str, Any]:
     """Load a checkpoint into a backbone, every tensor of it.
 
-    Files of our own hold ``{"layout": "tad-distill", "backbone": NAME, "modality": NAME,
-    "state_dict": {...}, "pretraining": {...}}``, and ``"copy"`` beside them if the last stage is
-    one that was trained apart; the others are recognised by their key names.
-
     Args:
-        backbone: Built with as many input channels as it will read.
+        backbone: Built with as many input channels as it will read. It becomes the variant that
+            the file holds, and expects its input as those weights do.
         path: The checkpoint. A first convolution for three channels is summed into one for one
-            channel, which is the same as showing grey as red, green and blue.
+            channel, which is the same as showing grey as red, green and blue; one for five pairs
+            of flow into one for a pair, the same as showing it five times.
 
     Returns:
-        The provenance: ``sha256``, ``layout``, ``pretraining``, ``num_loaded``, ``ignored`` keys.
+        The provenance: ``sha256``, ``layout``, ``pretraining``, ``num_loaded``, ``ignored`` keys,
+        and ``num_counters_missing``, counters of batches that evaluation never reads.
 
     Raises:
-        UserError: No such file, not a checkpoint of plain tensors, an unknown layout, or keys
-            missing, left over or of another shape; the message lists them.
+        UserError: As :func:`read`, another architecture, or keys missing, left over or of another
+            shape; the message lists them.
     """
-    content = read_checkpoint(path)
-    if content.get("layout") == OWN_LAYOUT:
-        tensors, ignored = dict(content["state_dict"]), []
-        provenance = {key: content[key] for key in ("layout", "backbone", "modality")}
-        provenance["pretraining"] = content.get("pretraining", {})
-        if "copy" in content:
-            provenance["copy"] = content["copy"]
-    else:
-        layout, named = _recognise(path, content)
-        ignored = sorted(key for key in named if re.match(layout.ignored, key))
-        tensors = {_rename(layout, key): named[key] for key in named if key not in ignored}
-        provenance = {"layout": layout.name, "pretraining": layout.pretraining}
-        if layout.name == "torchvision":
-            warn(f"{path}: {layout.pretraining}")
+    contents = read(path)
+    layout = contents.layout
+    if layout and layout.architecture != backbone.architecture:
+        reason = " (it was trained without the temporal shift)" * (layout.architecture == "tsn")
+        raise UserError(
+            f"{path}: holds a {layout.architecture} in the layout {layout.name}{reason}, wanted "
+            f"is a {backbone.architecture}"
+        )
+    if layout and layout.name == "torchvision":
+        warn(f"{path}: {layout.pretraining}")
+    tensors = dict(contents.tensors)
+    backbone.adapt_to(set(tensors))
     wanted = backbone.state_dict()
-    adapted = _adapt_first_convolution(tensors, wanted)
-    _check(path, tensors, wanted)
+    adapted = _adapt_first_convolutions(tensors, wanted)
+    if problems := differences(tensors, wanted):
+        fitting = fits(contents)
+        hint = f"; they fit {', '.join(fitting)}" if fitting else ""
+        raise UserError(f"{path}: the weights do not fit this backbone; keys {problems}{hint}")
     # A scratch counter that evaluation never reads; PyTorch 0.3 did not write it.
-    counters = {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked")}
+    counters = {key: value for key, value in wanted.items() if _is_counter(key)}
     backbone.load_state_dict(counters | tensors)
-    provenance |= {"sha256": content_hash(path), "num_loaded": len(tensors), "ignored": ignored}
+    _set_normalisation(backbone, contents)
+    provenance = contents.provenance | {
+        "sha256": content_hash(path),
+        "num_loaded": len(tensors),
+        "num_counters_missing": len(counters.keys() - tensors.keys()),
+        "ignored": contents.ignored,
+    }
     if adapted:
         provenance["first_convolution"] = adapted
     return provenance
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint's dict without running code from it.
+def read(path: Path) -> Contents:
+    """Read a checkpoint and recognise its layout by its key names.
+
+    Files of our own hold ``{"layout": "tad-distill", "backbone": NAME, "modality": NAME,
+    "state_dict": {...}, "pretraining": {...}}``, ``"normalisation"`` if it is not the backbone's
+    usual one, and ``"copy"`` if the last stage is one that was trained apart.
 
     Raises:
-        UserError: No such file, or not a dict of plain tensors and values.
+        UserError: No such file, not a checkpoint of plain tensors, or an unknown layout.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the weights ({error.strerror})") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path}: not a checkpoint of plain tensors; what else it holds is not loaded, since "
-            "that could run code: save its state_dict alone"
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a checkpoint's dict, found {type(content).__name__}")
-    return content
+    content = read_checkpoint(path)
+    if content.get("layout") == OWN_LAYOUT:
+        provenance = {key: content[key] for key in ("layout", "backbone", "modality")}
+        provenance["pretraining"] = content.get("pretraining", {})
+        if "copy" in content:
+            provenance["copy"] = content["copy"]
+        return Contents(
+            layout=None,
+            tensors=dict(content["state_dict"]),
+            ignored=[],
+            provenance=provenance,
+            normalisation=content.get("normalisation", ""),
+        )
+    named = tensors_of(content)
+    layout = _recognise(path, named)
+    ignored = sorted(key for key in named if re.match(layout.ignored, key))
+    return Contents(
+        layout=layout,
+        tensors={layout.ours(key): named[key] for key in named if key not in ignored},
+        ignored=ignored,
+        provenance={"layout": layout.name, "pretraining": layout.pretraining},
+    )
 
 
-def _recognise(path: Path, content: dict[str, Any]) -> tuple[Layout, dict[str, Tensor]]:
-    state = content.get("state_dict", content)
-    named = {
-        str(key).removeprefix("module."): value
-        for key, value in state.items()
-        if isinstance(value, Tensor)
-    }
-    for layout in LAYOUTS:
-        if any(re.match(layout.has, key) for key in named):
-            return layout, named
-    if any(key.startswith(("base_model.", "backbone.")) for key in named):
-        reason = "its convolutions carry no '.net.': it was trained without the temporal shift"
-    else:
-        reason = f"it has keys like {_some(list(named))}"
-    known = ", ".join([OWN_LAYOUT, *(layout.name for layout in LAYOUTS)])
-    raise UserError(f"{path}: the layout is none of {known}; {reason}")
-
-
-def _rename(layout: Layout, key: str) -> str:
-    for pattern, replacement in layout.renames:
-        key = re.sub(pattern, replacement, key)
-    return key
-
-
-def _adapt_first_convolution(tensors: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
-    """Sum a first convolution for 3 channels into one for 1; returns what was done, or ''."""
-    for key, value in wanted.items():
-        given = tensors.get(key)
-        if given is None or value.ndim < 4:
+def fits(contents: Contents) -> list[str]:
+    """Names of the backbones that a file's weights fit to the last key."""
+    found = []
+    for name, make in variants().items():
+        file = make.__module__.rpartition(".")[2]
+        if contents.layout and contents.layout.architecture != file:
             continue
-        if value.shape[1] == 1 and given.shape[1] == 3 and value.shape[2:] == given.shape[2:]:
-            tensors[key] = given.sum(1, keepdim=True)
-            return f"{key} summed over its 3 input channels"
-        return ""
-    return ""
+        if contents.provenance.get("backbone", name) != name:
+            continue
+        with torch.device("meta"):
+            backbone = make()
+            if contents.channels not in (0, 3):
+                backbone.adapt_channels(contents.channels)
+            backbone.adapt_to(set(contents.tensors))
+        if not differences(contents.tensors, backbone.state_dict()):
+            found.append(name)
+    return found
 
 
-def _check(path: Path, tensors: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    missing = [k for k in wanted if k not in tensors and not k.endswith("num_batches_tracked")]
+def differences(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """What is wrong with tensors for a state dict: the keys concerned; "" if nothing is."""
+    missing = [k for k in wanted if k not in tensors and not _is_counter(k)]
     left_over = [k for k in tensors if k not in wanted]
     shapes = [
         f"{k} {tuple(tensors[k].shape)} instead of {tuple(wanted[k].shape)}"
@@ -227,8 +209,50 @@ def _check(path: Path, tensors: dict[str, Tensor], wanted: dict[str, Tensor]) ->
         if k in tensors and tensors[k].shape != wanted[k].shape
     ]
     problems = (("missing", missing), ("left over", left_over), ("of another shape", shapes))
-    if found := [f"{len(keys)} {what}: {_some(keys)}" for what, keys in problems if keys]:
-        raise UserError(f"{path}: the weights do not fit this backbone; keys {'; '.join(found)}")
+    return "; ".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in problems if keys)
+
+
+def _recognise(path: Path, named: Mapping[str, Tensor]) -> Layout:
+    for layout in layouts():
+        if layout.holds(named):
+            return layout
+    known = ", ".join([OWN_LAYOUT, *(layout.name for layout in layouts())])
+    has = f"it has keys like {_some(list(named))}" if named else "it has no tensors"
+    raise UserError(f"{path}: the layout is none of {known}; {has}")
+
+
+def _set_normalisation(backbone: Backbone, contents: Contents) -> None:
+    """Let the backbone expect its input as the weights do."""
+    if contents.layout is None:
+        given: Any = contents.normalisation
+    elif contents.channels in _FLOW_CHANNELS:
+        given = contents.layout.of_flow
+    else:
+        given = contents.layout.normalisation
+    if given:
+        backbone.normalisation = given
+
+
+def _adapt_first_convolutions(
+    tensors: dict[str, Tensor], wanted: Mapping[str, Tensor]
+) -> dict[str, str]:
+    """Sum first convolutions over equal inputs; returns what was done, by key."""
+    done = {}
+    for key, value in wanted.items():
+        given = tensors.get(key)
+        if given is None or value.ndim < 4 or given.shape[2:] != value.shape[2:]:
+            continue
+        if (given.shape[1], value.shape[1]) == (3, 1):
+            tensors[key] = given.sum(1, keepdim=True)
+            done[key] = "summed over its 3 input channels"
+        elif (given.shape[1], value.shape[1]) == (10, 2):
+            tensors[key] = given.unflatten(1, (5, 2)).sum(1)
+            done[key] = "summed over its 5 pairs of flow"
+    return done
+
+
+def _is_counter(key: str) -> bool:
+    return key.endswith("num_batches_tracked")
 
 
 def _some(keys: list[str], at_most: int = 5) -> str:

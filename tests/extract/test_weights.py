@@ -168,7 +168,7 @@ def test_one_channel_weights_show_grey_as_three_equal_colours(tmp_path: Path) ->
     grey = torch.randn(1, 2, 1, 32, 32)
     colour, _ = prepare("tsm18", "rgb", 3, path)
     single, provenance = prepare("tsm18", "tg_luma", 1, path)
-    assert provenance["first_convolution"] == "conv1.weight summed over its 3 input channels"
+    assert provenance["first_convolution"] == {"conv1.weight": "summed over its 3 input channels"}
     with torch.inference_mode():
         expected = colour(grey.expand(-1, -1, 3, -1, -1))
         torch.testing.assert_close(single(grey), expected, rtol=1e-4, atol=1e-4)
