@@ -10,12 +10,14 @@ official map of bins x channels x anchors (0.54 GB a video on THUMOS'14) never e
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-# A plan for 256 steps and 64 durations takes 10 MB.
+# A plan for 256 steps and 64 durations takes 20 MB.
 NUM_PLANS_KEPT = 16
 
 
@@ -43,18 +45,37 @@ class Taps:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Each anchor's vector as a weighted sum of rows of a ``(T * bins, O)`` table.
+class Sums:
+    """Weighted sums of the rows of a table: a sparse matrix, row after row.
 
     Attributes:
-        index: ``(J,)`` int32 rows of the table, anchor after anchor.
+        index: ``(J,)`` int32 rows of the table, sum after sum.
         weight: ``(J,)`` float32.
-        offset: ``(D * T,)`` int32 where each anchor's rows begin; durations outer, starts inner.
+        offset: int32 where the rows of each sum begin.
     """
 
     index: Tensor
     weight: Tensor
     offset: Tensor
+
+    def of(self, table: Tensor) -> Tensor:
+        """All sums of the rows of a float32 table of two axes."""
+        return F.embedding_bag(
+            self.index, table, self.offset, mode="sum", per_sample_weights=self.weight
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How all anchors of a video are sampled, and how their gradients go back.
+
+    Attributes:
+        anchors: Each anchor's vector from a ``(T * bins, O)`` table; durations outer, starts inner.
+        steps: The transposed sums: each row of the table from the ``(D * T, O)`` vectors.
+    """
+
+    anchors: Sums
+    steps: Sums
 
 
 class AnchorAlign(nn.Module):
@@ -131,14 +152,22 @@ def sample(table: Tensor, max_duration: int, bins: int) -> Tensor:
     if not num_steps:
         return table.new_zeros(max_duration, 0, table.shape[-1])
     made = plan(num_steps, max_duration, bins, table.device)
-    sums = F.embedding_bag(
-        made.index,
-        table.flatten(0, 1),
-        made.offset,
-        mode="sum",
-        per_sample_weights=made.weight,
-    )
-    return sums.unflatten(0, (max_duration, num_steps))
+    vectors: Tensor = _Sample.apply(table.flatten(0, 1), made)
+    return vectors.unflatten(0, (max_duration, num_steps))
+
+
+class _Sample(torch.autograd.Function):
+    """The sums of a plan. torch's own gradient sorts the plan anew each time, which takes long."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, plan: Plan) -> Tensor:
+        ctx.plan = plan
+        return plan.anchors.of(table)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.plan.steps.of(grad.contiguous()), None
 
 
 # Cached tensors are made outside inference mode: training may use them after a validation.
@@ -168,7 +197,16 @@ def plan(num_steps: int, max_duration: int, bins: int, device: torch.device) -> 
     )
     weight = torch.where((step < -1) | (step > num_steps), 0.0, weight)
     index = step.clamp(0, num_steps - 1) * bins + read.bin[tap]
-    return Plan(index.int().to(device), weight.float().to(device), offset.int().to(device))
+    order = index.argsort(stable=True)
+    rows = index.bincount(minlength=num_steps * bins)
+    return Plan(
+        _sums(index, weight, offset, device),
+        _sums(row[order], weight[order], rows.cumsum(0) - rows, device),
+    )
+
+
+def _sums(index: Tensor, weight: Tensor, offset: Tensor, device: torch.device) -> Sums:
+    return Sums(index.int().to(device), weight.float().to(device), offset.int().to(device))
 
 
 @lru_cache(maxsize=8)
