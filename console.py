@@ -19,11 +19,21 @@ DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 75
 # A batch log gets a progress line at most this often, in seconds.
 PROGRESS_EVERY_S = 20.0
 
+# Longest message of an error, in characters: a file may hold names of any length.
+LONGEST = 800
+
 
 class UserError(Exception):
-    """Something the user has to correct: file, key, found, expected, remedy, in one line."""
+    """Something the user has to correct: file, key, found, expected, remedy, in one line.
+
+    It is one line whatever names it quotes: see :func:`one_line`.
+    """
 
     exit_code = FAILED
+
+    def __init__(self, message: str) -> None:
+        """Take the message."""
+        super().__init__(one_line(message))
 
 
 class UsageError(UserError):
@@ -38,6 +48,17 @@ class Interrupted(Exception):
     exit_code = INTERRUPTED
 
 
+def one_line(text: str) -> str:
+    r"""A text that fits a line: what cannot be printed is escaped, a very long middle left out.
+
+    >>> one_line("a\nb")
+    'a\\nb'
+    """
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 305]} ... {text[-300:]}"
+
+
 def format_value(value: object) -> str:
     """Write a value so that a ``key=value`` line can be cut at spaces.
 
@@ -47,7 +68,8 @@ def format_value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) >= 0.001 or value == 0 else f"{value:.3g}"
     text = str(value)
-    return json.dumps(text) if not text or any(c.isspace() or c == '"' for c in text) else text
+    plain = text.isprintable() and not any(c.isspace() or c == '"' for c in text)
+    return text if text and plain else json.dumps(text)
 
 
 def log(event: str, **fields: object) -> None:
@@ -67,7 +89,7 @@ def log(event: str, **fields: object) -> None:
 
 def warn(message: str) -> None:
     """Write one warning line to stderr."""
-    sys.stderr.write(f"Warning: {message}\n")
+    sys.stderr.write(f"Warning: {one_line(message)}\n")
     sys.stderr.flush()
 
 
@@ -91,7 +113,7 @@ def table(
         title: A line above the table.
         align_left: How many leading columns hold words; the others are aligned right.
     """
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[one_line(str(cell)) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table

@@ -24,7 +24,7 @@ from tad_distill.data.annotation_raw import (
     plain_name,
     unknown_form,
 )
-from tad_distill.data.files import column, finite, parse_csv
+from tad_distill.data.files import column, finite, parse_csv, seconds
 
 # The ids of thumos14_test_groundtruth.csv: the 20 labels in alphabetical order.
 THUMOS_LABELS = (
@@ -124,8 +124,8 @@ class _Columns:
     def annotation(self, row: list[str], where: str, index: int) -> RawAnnotation:
         """One row; ``index`` counts within the video."""
         where += f": annotation {index}"
-        start = finite(row[self.start].strip(), where, "start")
-        end = finite(row[self.end].strip(), where, "end")
+        start = seconds(row[self.start].strip(), where, "start")
+        end = seconds(row[self.end].strip(), where, "end")
         return RawAnnotation(self._label(row, where), start, end, self.in_frames, index)
 
     def _label(self, row: list[str], where: str) -> str:

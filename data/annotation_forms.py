@@ -26,7 +26,7 @@ from tad_distill.data.annotation_raw import (
     positive,
     unknown_form,
 )
-from tad_distill.data.files import finite, is_json, parse_json, read_text
+from tad_distill.data.files import is_json, not_too_deep, parse_json, read_text, seconds
 
 
 def read(path: Path) -> Content:
@@ -36,7 +36,10 @@ def read(path: Path) -> Content:
         UserError: The form is unknown, or something in the file is not what the form asks for.
     """
     text = read_text(path)
-    return _read_json(path, parse_json(path, text)) if is_json(text) else read_csv(path, text)
+    if not is_json(text):
+        return read_csv(path, text)
+    with not_too_deep(path):
+        return _read_json(path, parse_json(path, text))
 
 
 def read_info(path: Path) -> dict[str, VideoInfo]:
@@ -58,7 +61,8 @@ def read_info(path: Path) -> dict[str, VideoInfo]:
                 plain_name(key): VideoInfo("", None, positive(rate, f"{path}: {key}", "fps"))
                 for key, rate in table.items()
             }
-        videos = _read_json(path, table).videos
+        with not_too_deep(path):
+            videos = _read_json(path, table).videos
     return {video.name: VideoInfo(video.subset, video.duration_s, video.fps) for video in videos}
 
 
@@ -96,8 +100,10 @@ def _entry(where: str, name: str, entry: Any, content: Content) -> RawVideo:
     if not isinstance(entry, dict):
         raise UserError(f"{where}: expected an object, found {entry!r}")
     if content.form == "UCF101":
-        label, extents = entry.get("label"), entry.get("frames")
-        items: Any = [{"label": label, "segment": s} for s in extents or []]
+        label, extents = entry.get("label"), entry.get("frames", [])
+        if not isinstance(extents, list):
+            raise UserError(f'{where}: "frames": expected a list, found {extents!r:.80}')
+        items: Any = [{"label": label, "segment": s} for s in extents]
     elif "annotations" in entry:
         items = entry["annotations"]
     else:
@@ -133,7 +139,7 @@ def _item(where: str, item: Any, index: int, content: Content) -> RawAnnotation:
     if not isinstance(segment, list | tuple) or len(segment) != 2:
         raise UserError(f'{where}: "segment": expected [start, end], found {segment!r:.80}')
     content.counts["numbers_as_text"] += sum(isinstance(end, str) for end in segment)
-    start, end = (finite(value, where, '"segment"') for value in segment)
+    start, end = (seconds(value, where, '"segment"') for value in segment)
     return RawAnnotation(label, start, end, content.form == "UCF101", index)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tad_distill.console import UserError
-from tad_distill.data.files import finite
+from tad_distill.data.files import LATEST, finite
 
 KNOWN = (
     'JSON with "database" (ActivityNet, ActionFormer, G-TAD, UCF101-24), JSON with videos at the '
@@ -81,10 +81,12 @@ def optional(table: Mapping[str, Any], names: tuple[str, ...], where: str) -> fl
 
 
 def positive(value: object, where: str, what: str) -> float:
-    """A positive finite number, or an error that begins with ``where: what``."""
+    """A positive number of a sensible size, or an error that begins with ``where: what``."""
     number = finite(value, where, what)
     if number <= 0:
         raise UserError(f"{where}: {what}: expected a positive number, found {value!r}")
+    if not 1 / LATEST <= number <= LATEST:
+        raise UserError(f"{where}: {what}: expected {1 / LATEST:g} to {LATEST:g}, found {value!r}")
     return number
 
 

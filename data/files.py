@@ -14,6 +14,10 @@ from typing import Any
 from tad_distill.console import UserError
 from tad_distill.data import durable
 
+# Times beyond this many seconds (or frames) are no times of a video; up to there arithmetic with
+# them neither overflows nor loses milliseconds.
+LATEST = 1e9
+
 
 def read_text(path: Path) -> str:
     """The text of a file in UTF-8, decompressed if it is gzip; never empty.
@@ -27,15 +31,16 @@ def read_text(path: Path) -> str:
             data = gzip.decompress(data)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise UserError(f"{path}: the gzip file is broken ({error}); copy it again") from error
-    if not data.strip():
-        raise UserError(f"{path}: the file is empty")
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: no text in UTF-8 (byte {error.start} is 0x{data[error.start]:02x}); "
             "expected JSON or CSV"
         ) from error
+    if not text.strip():
+        raise UserError(f"{path}: the file is empty")
+    return text
 
 
 def write_text(path: Path, text: str) -> None:
@@ -70,7 +75,8 @@ def parse_json(path: Path, text: str) -> Any:
     """Parse JSON strictly: a name that an object holds twice is an error, not a silent loss.
 
     Raises:
-        UserError: The text is no JSON, or a key stands twice in one object.
+        UserError: The text is no JSON, a key stands twice in one object, or a text in it is no
+            Unicode.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -84,13 +90,40 @@ def parse_json(path: Path, text: str) -> Any:
         return table
 
     try:
-        with paused_gc():
-            return json.loads(text, object_pairs_hook=unique)
+        with paused_gc(), not_too_deep(path):
+            document = json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         cut = "; the file seems cut off" if error.pos >= len(text.rstrip()) else ""
         raise UserError(
             f"{path}: no valid JSON: line {error.lineno}, column {error.colno}: {error.msg}{cut}"
         ) from error
+    except ValueError as error:  # Python reads no number of more than 4,300 digits
+        raise UserError(f"{path}: no valid JSON: a number has too many digits") from error
+    if "\\ud" in text or "\\uD" in text:
+        _refuse_half_characters(path, document)
+    return document
+
+
+def _refuse_half_characters(path: Path, document: Any) -> None:
+    """JSON can spell half of a pair of surrogates, which no file and no terminal can take."""
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        broken = error.object[max(error.start - 30, 0) : error.start + 1]
+        raise UserError(
+            f"{path}: no valid Unicode: half of a surrogate pair at the end of {broken!r}"
+        ) from error
+
+
+@contextmanager
+def not_too_deep(path: Path) -> Iterator[None]:
+    """Turn what happens to JSON of a thousand levels, in reading it or quoting it, into an error.
+
+    Raises:
+        UserError: It happened.
+    """
+    try:
+        yield
     except RecursionError as error:
         raise UserError(f"{path}: no valid JSON: nested too deeply") from error
 
@@ -102,12 +135,14 @@ def parse_csv(path: Path, text: str) -> tuple[list[str], list[list[str]]]:
     ``video-name``, ``Video Name`` and ``video_name`` are one.
 
     Raises:
-        UserError: A row has another number of cells than the header.
+        UserError: There is no header, or a row has another number of cells.
     """
     try:
         lines = [row for row in csv.reader(text.splitlines()) if any(cell.strip() for cell in row)]
     except csv.Error as error:
         raise UserError(f"{path}: no valid CSV: {error}") from error
+    if not lines:
+        raise UserError(f"{path}: no CSV: there is no header")
     header = ["".join(c if c.isalnum() else "_" for c in cell.strip().lower()) for cell in lines[0]]
     for number, row in enumerate(lines[1:]):
         if len(row) != len(header):
@@ -134,4 +169,16 @@ def finite(value: object, where: str, what: str) -> float:
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number):
         raise UserError(f"{where}: {what}: expected a finite number, found {value!r}")
+    return number
+
+
+def seconds(value: object, where: str, what: str) -> float:
+    """A time in seconds (or frames), from a number or from text that spells one.
+
+    Raises:
+        UserError: It is no finite number, or none that a video could have.
+    """
+    number = finite(value, where, what)
+    if abs(number) > LATEST:
+        raise UserError(f"{where}: {what}: expected at most {LATEST:g}, found {value!r}")
     return number

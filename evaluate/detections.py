@@ -14,13 +14,16 @@ import numpy as np
 from tad_distill import console
 from tad_distill.console import UserError
 from tad_distill.data.files import (
+    LATEST,
     column,
     finite,
     is_json,
+    not_too_deep,
     parse_csv,
     parse_json,
     paused_gc,
     read_text,
+    seconds,
     write_text,
 )
 
@@ -71,7 +74,8 @@ def load(path: Path) -> Detections:
     text = read_text(path)
     with paused_gc():
         if is_json(text):
-            header, videos, columns = _read_json(path, parse_json(path, text))
+            with not_too_deep(path):
+                header, videos, columns = _read_json(path, parse_json(path, text))
         else:
             header, videos, columns = _read_csv(path, text)
     found = table(*columns)
@@ -168,18 +172,23 @@ def _json_rows(path: Path, results: Mapping[str, Any]) -> Iterator[Row]:
                 start, end = detection["segment"]
             except (KeyError, TypeError, ValueError) as error:
                 raise _malformed(f"{path}: {video}: detection {i}", detection) from error
-            if not (type(label) is str and _plain(score) and _plain(start) and _plain(end)):
+            if not (type(label) is str and _score(score) and _time(start) and _time(end)):
                 where = f"{path}: {video}: detection {i}"
                 if not isinstance(label, str):
                     raise UserError(f'{where}: "label": expected a name, found {label!r}')
                 score = finite(score, where, '"score"')
-                start, end = (finite(value, where, '"segment"') for value in (start, end))
+                start, end = (seconds(value, where, '"segment"') for value in (start, end))
             yield video, label, score, start, end
 
 
-def _plain(value: object) -> bool:
-    """Whether a value is a finite number as it stands; fast for the usual case."""
-    return type(value) in (float, int) and -np.inf < value < np.inf  # type: ignore[operator]
+def _score(value: object) -> bool:
+    """Whether a value is a score as it stands; fast for the usual case."""
+    return type(value) in (float, int) and -1e300 < value < 1e300  # type: ignore[operator]
+
+
+def _time(value: object) -> bool:
+    """Whether a value is a time as it stands; fast for the usual case."""
+    return type(value) in (float, int) and -LATEST <= value <= LATEST  # type: ignore[operator]
 
 
 def _malformed(where: str, detection: object) -> UserError:
@@ -209,5 +218,5 @@ def _read_csv(path: Path, text: str) -> tuple[dict[str, Any], tuple[str, ...], l
     for name, cells in zip(COLUMNS[2:], columns[2:], strict=True):
         for i, cell in enumerate(cells):
             where = f"{path}: row {i}: {columns[0][i]}"
-            cells[i] = finite(cell, where, name)
+            cells[i] = (finite if name == "score" else seconds)(cell, where, name)
     return {}, tuple(dict.fromkeys(columns[0])), columns

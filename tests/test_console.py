@@ -39,6 +39,24 @@ def test_a_table_without_a_terminal_is_aligned_text(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == "test\nmodel        mAP\nrgb          9.1\ntwo-stream  10.0\n"
 
 
+def test_an_error_is_one_line_whatever_it_quotes() -> None:
+    assert str(console.UserError("a\nb\x1b[31m\ud800 é")) == r"a\nb\x1b[31m\ud800 é"
+    long = str(console.UsageError("begin " + "x" * 10**6 + " remedy"))
+    assert len(long) == console.LONGEST
+    assert long.startswith("begin xx") and " ... xx" in long and long.endswith("x remedy")
+
+
+def test_names_cannot_break_a_table_a_warning_or_an_event(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console.table(["name"], [["a\tb\n\x1b[0m"]])
+    console.warn("v\nw: odd")
+    console.log("odd", name="a\x1b[0m")
+    said = capsys.readouterr()
+    assert said.out == "name\na\\tb\\n\\x1b[0m\n"
+    assert said.err == 'Warning: v\\nw: odd\nevent=odd name="a\\u001b[0m"\n'
+
+
 def raising(error: BaseException) -> click.Command:
     @click.command()
     def command() -> None:

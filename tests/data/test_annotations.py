@@ -286,6 +286,11 @@ def test_the_table_of_no_annotations_has_its_columns(tmp_path: Path) -> None:
     [
         ("", "the file is empty"),
         ("   \n", "the file is empty"),
+        ("\ufeff\u3000\n", "the file is empty"),
+        (" , ,\n", "no CSV: there is no header"),
+        (f'{{"database": {{"v": {"9" * 5000}}}}}', "no valid JSON: a number has too many digits"),
+        ('{"database": {"v\\ud800": {}}}', "no valid Unicode: half of a surrogate pair"),
+        ({"database": {"v": {"label": "x", "frames": True}}}, '"frames": expected a list, found T'),
         ('{"database": {"v":', "no valid JSON: line 1, column 19: .*cut off"),
         ("[1, 2]", "no known form of annotations: a JSON list"),
         ({"data": {}}, "no known form of annotations: JSON with the keys 'data'"),
@@ -350,3 +355,25 @@ def test_unknown_columns_are_quoted_with_the_known_forms(shared: Path) -> None:
     with pytest.raises(UserError, match="file_name.*Known: JSON .*CSV") as caught:
         read(path)
     assert first.lower().replace(" ", "_") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"annotations": [{"label": "x", "segment": [0, 1e10]}]}, "expected at most 1e.09"),
+        ({"annotations": [{"label": "x", "segment": [-(10**30), 1]}]}, "expected at most 1e.09"),
+        ({"fps": 1e-300, "annotations": []}, "fps: expected 1e-09 to 1e.09, found 1e-300"),
+        ({"duration": 1e300, "annotations": []}, "duration: expected 1e-09 to 1e.09"),
+    ],
+)
+def test_times_that_no_video_has_are_refused(tmp_path: Path, entry: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read(save(tmp_path, {"database": {"v": entry}}))
+
+
+def test_nested_too_deep_to_be_quoted_is_said_so(tmp_path: Path) -> None:
+    # Somewhere below the depth that cannot be read is one that cannot be quoted in the message.
+    for depth in (50, *range(600, 1001, 5), 10**5):
+        text = '{"database": {"v": ' + "[" * depth + "]" * depth + "}}"
+        with pytest.raises(UserError, match="expected an object, found|nested too deeply"):
+            read(save(tmp_path, text))

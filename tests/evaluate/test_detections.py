@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tad_distill.console import UserError
+from tad_distill.console import LONGEST, UserError
 from tad_distill.evaluate import detections as files
 
 NAN, INF = float("nan"), float("inf")
@@ -124,6 +124,11 @@ def test_whole_numbers_and_numbers_as_text_are_numbers(tmp_path: Path) -> None:
         ({"results": {"v": [found(score="high")]}}, "\"score\": .* found 'high'"),
         ({"results": {"v": [found(score=None)]}}, '"score": .* found None'),
         ({"results": {"v": [found(), found(segment=[0, INF])]}}, "detection 1: .*found inf"),
+        ({"results": {"v": [found(score=10**400)]}}, '"score": expected a finite number, found 10'),
+        ({"results": {"v": [found(segment=[0, 10**400])]}}, '"segment": expected a finite number'),
+        ({"results": {"v": [found(segment=[-1e10, 0])]}}, '"segment": expected at most 1e.09'),
+        ({"results": {"a\nb": 5}}, r"a\\nb: expected a list of detections, found 5"),
+        ({"results": {"v": [found(label=["x" * 10**6])]}}, '"label": expected a name, found ..x+'),
         ('{"results": {"v": [], "v": []}}', "'v' stands twice"),
         ("video,label,start_s,end_s\n", "no score among video, label, start_s, end_s"),
         ("video,label,score,start_s,end_s\nv,x,high,0,1\n", "row 0: v: score: .* found 'high'"),
@@ -136,7 +141,7 @@ def test_faults_are_named_in_one_line(tmp_path: Path, content: Any, message: str
     with pytest.raises(UserError, match=message) as caught:
         files.read(path)
     assert str(caught.value).startswith(str(path))
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) <= LONGEST
 
 
 def test_a_killed_writer_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
