@@ -16,8 +16,8 @@ from tad_distill.extract.tvl1.settings import Settings
 from tad_distill.extract.tvl1.stopping import Stopping
 from tad_distill.extract.tvl1.warp import Warper
 
-# Pixels at a time on a processor: fewer cost more calls, more leave its cache.
-TILE_PX = 16384
+# Pixels at a time on a processor: fewer cost more calls, more leave its caches.
+TILE_PX = 60_000
 # Below this OpenCV takes the square of a gradient for zero.
 SMALLEST = float(torch.finfo(torch.float32).eps)
 

@@ -10,7 +10,7 @@ from tad_distill.extract.tvl1 import eager, native, pyramid
 from tad_distill.extract.tvl1.settings import Settings
 
 # Pixels of pairs that torch iterates together.
-BATCH_PX = {"cpu": 2 * eager.TILE_PX}
+BATCH_PX = {"cpu": eager.TILE_PX}
 BATCH_PX_GPU = 1 << 24
 
 Compile = Literal["auto", "never", "always"]

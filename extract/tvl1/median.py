@@ -21,7 +21,7 @@ SORTS = {
     5: ((0, 1), (3, 4), (2, 4), (2, 3), (1, 4), (0, 3), (0, 2), (1, 3), (1, 2)),
 }
 # Pixels at a time, so that what is in use stays in a processor's cache.
-TILE_PX = 8192
+TILE_PX = 20_000
 
 # (low, high, low_needed, high_needed): low gets the smaller of both values, high the larger.
 Exchange = tuple[int, int, bool, bool]
