@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tad_distill.extract.modalities import Modality, ModalityConfig
-from tad_distill.extract.tvl1.flow import Compile
+from tad_distill.extract.tvl1.flow import Compile, uses_compiled
 from tad_distill.extract.tvl1.flow import flow as tvl1
 from tad_distill.extract.tvl1.settings import VARIANTS, Settings
 
@@ -121,8 +121,13 @@ class Flow(Modality):
         self._device = torch.device("cpu")
 
     def to(self, device: torch.device) -> None:
-        """Compute there."""
+        """Compute there.
+
+        Raises:
+            UserError: Compiled code is demanded, and there is no compiler.
+        """
         self._device = device
+        uses_compiled(device, self._config.compile)
 
     def __call__(self, frames: NDArray[np.uint8], has_history: bool) -> Tensor:
         """``(T [+ stack], H, W, 3)`` uint8 to ``(T, 2 * stack, H, W)``."""

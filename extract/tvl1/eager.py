@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from tad_distill.console import check_stop
 from tad_distill.extract.tvl1.median import median_filter
 from tad_distill.extract.tvl1.piece import Piece
 from tad_distill.extract.tvl1.settings import Settings
@@ -18,6 +19,8 @@ from tad_distill.extract.tvl1.warp import Warper
 
 # Pixels at a time on a processor: fewer cost more calls, more leave its caches.
 TILE_PX = 60_000
+# Said when a signal asks for a stop, for which a chunk of large frames takes too long.
+KEPT = "finished work is kept, the flow in the making was dropped"
 # Below this OpenCV takes the square of a gradient for zero.
 SMALLEST = float(torch.finfo(torch.float32).eps)
 
@@ -39,6 +42,7 @@ def solve(first: Tensor, second: Tensor, flow: Tensor, settings: Settings) -> Te
     dual = flow.new_zeros(2, *flow.shape)
     steps = _dual_steps(first, settings.dual_step)
     for _ in range(settings.num_warps):
+        check_stop(KEPT)
         maps = warper(flow)
         offset = maps[0] - maps[1] * flow[0] - maps[2] * flow[1] - first
         _iterate(Pairs(flow, dual, maps[1:], offset, steps, settings), flow, dual, settings)

@@ -34,9 +34,7 @@ def flow(frames: Tensor, settings: Settings, compile: Compile = "auto") -> Tenso
     Raises:
         UserError: ``always``, and there is no compiler.
     """
-    compiled = frames.device.type == "cpu" and compile != "never" and native.is_available()
-    if compile == "always" and frames.device.type == "cpu" and not compiled:
-        raise UserError("compile=always: no working C++ compiler was found; install g++ or set CXX")
+    compiled = uses_compiled(frames.device, compile)
     levels = pyramid.build(frames.float(), settings)
     coarsest = levels[-1]
     found = coarsest.new_zeros(2, max(0, len(frames) - 1), *coarsest.shape[1:])
@@ -46,6 +44,19 @@ def flow(frames: Tensor, settings: Settings, compile: Compile = "auto") -> Tenso
         solve = native.solve if compiled else _solve_in_batches
         found = solve(level[:-1], level[1:], found, settings)
     return found.transpose(0, 1)
+
+
+def uses_compiled(device: torch.device, compile: Compile) -> bool:
+    """Whether :func:`flow` uses compiled code there; compiles it if need be.
+
+    Raises:
+        UserError: ``always``, and there is no compiler.
+    """
+    if device.type != "cpu" or compile == "never":
+        return False
+    if not (available := native.is_available()) and compile == "always":
+        raise UserError("compile=always: no working C++ compiler was found; install g++ or set CXX")
+    return available
 
 
 def _solve_in_batches(first: Tensor, second: Tensor, start: Tensor, settings: Settings) -> Tensor:

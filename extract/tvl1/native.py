@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tad_distill.console import log
+from tad_distill.console import check_stop, log
+from tad_distill.extract.tvl1.eager import KEPT
 from tad_distill.extract.tvl1.median import SORTS, network
 from tad_distill.extract.tvl1.settings import Settings
 
@@ -81,6 +83,7 @@ def solve(first: Tensor, second: Tensor, flow: Tensor, settings: Settings) -> Te
     )
 
     def one(pair: int) -> None:
+        check_stop(KEPT)
         library.solve(
             first[pair].data_ptr(),
             second[pair].data_ptr(),
@@ -114,7 +117,9 @@ def _library() -> ctypes.CDLL | None:
             path = (_cache_folder() or Path(scratch)) / name
             library = _load(path)
             if library is None:
+                start = time.perf_counter()
                 _compile(compiler, source, path)
+                log("tvl1", code="compiled", by=compiler, seconds=time.perf_counter() - start)
                 library = ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
         output = getattr(error, "stderr", None) or str(error)

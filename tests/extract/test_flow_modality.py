@@ -16,6 +16,7 @@ from tad_distill.extract.config import load
 from tad_distill.extract.loop import Report
 from tad_distill.extract.modalities.flow import LEVELS, PARAMETERS, Config
 from tad_distill.extract.run import extract
+from tad_distill.extract.tvl1 import native
 from tad_distill.extract.tvl1.settings import VARIANTS, Settings
 
 Frames = NDArray[np.uint8]
@@ -137,6 +138,15 @@ def test_how_flow_is_computed_belongs_to_the_features_but_not_the_compiler(
     assert again.skipped == ["v"]
     with pytest.raises(UserError, match="details.modality.variant"):
         run("modality.flow.variant=opencv-cpu")
+
+
+def test_compiled_code_that_cannot_be_had_is_missed_before_any_video(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(native, "is_available", lambda: False)
+    Config().build("symmetric").to(torch.device("cpu"))
+    with pytest.raises(UserError, match="compile=always"):
+        Config(compile="always").build("symmetric").to(torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

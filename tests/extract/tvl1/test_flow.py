@@ -1,5 +1,6 @@
 """Flow of pairs of frames, in torch and compiled."""
 
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tad_distill import console
 from tad_distill.extract.tvl1 import eager, native
 from tad_distill.extract.tvl1.flow import Compile, flow
 from tad_distill.extract.tvl1.settings import VARIANTS, Settings
@@ -138,3 +140,14 @@ def test_more_threads_give_the_same(compile: Compile, texture: Texture) -> None:
         torch.testing.assert_close(flow(frames, settings, compile), alone, atol=1e-5, rtol=0)
     finally:
         torch.set_num_threads(num)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+@pytest.mark.parametrize("compile", BOTH)
+def test_a_signal_stops_it_amid_a_run(
+    compile: Compile, num_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_stop_signal", signal.SIGTERM)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
+    with pytest.raises(console.Interrupted, match="stopped by SIGTERM"):
+        flow(torch.rand(4, 20, 20), Settings(), compile)
