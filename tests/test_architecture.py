@@ -16,7 +16,10 @@ MAY_IMPORT = {
 }
 # The one file of the light stage that knows backbones: it copies the last stage of one.
 MAY_ALSO_IMPORT = {"distill/adapter/stage.py": {"extract"}}
-LIGHT = ["cli", "console", "config", "data.annotations", "data.timeline", "evaluate.mean_ap"]
+LIGHT = (
+    "cli console config data.annotations data.timeline evaluate.mean_ap evaluate.paired "
+    "evaluate.tables"
+).split()
 
 
 def imported_stages(source: Path) -> set[str]:

@@ -124,6 +124,17 @@ def test_the_file_holds_fractions_and_all_counts(files: Any, tmp_path: Path) -> 
     assert document["rules"]["tie_order"] == "stable_first"
 
 
+def test_the_file_keeps_what_the_detections_rest_on(files: Any, tmp_path: Path) -> None:
+    truth = files[1]
+    found, out = tmp_path / "found.json", tmp_path / "scores.json"
+    detection = {"label": "Jump", "score": 0.9, "segment": [0, 10]}
+    document: dict[str, Any] = {"results": {"a": [detection]}}
+    for header in ({}, {"provenance": {"features": "frozen", "seed": 3}}):
+        found.write_text(json.dumps(document | header))
+        assert run(found, "--annotations", truth, "--json", out) == 0
+        assert json.loads(out.read_text()).get("provenance") == header.get("provenance")
+
+
 def test_excluded_videos_are_read_from_a_list(files: Any, tmp_path: Path) -> None:
     found, truth = files
     for name, text in (("a.txt", "a\n"), ("a.json", '["a"]'), ("b.json", '{"a": "blocked"}')):
