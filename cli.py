@@ -31,6 +31,7 @@ COMMANDS: Table = {
         "pretrain",
         "Train a backbone to recognise trimmed clips.",
     ),
+    "weights": ("cli", "weights", "Public checkpoints: list, fetch and check them."),
     "extract": ("extract.commands", "extract", "Turn videos into a feature store."),
     "adapt": (
         "distill.adapter.command",
@@ -58,6 +59,11 @@ DATA_COMMANDS: Table = {
     "verify": ("data.commands", "verify", "Hold a store against its checksums."),
     "repair": ("data.commands", "repair", "Put damaged files aside; say what to extract again."),
     "index": ("data.commands", "index", "Write the index anew after files were moved by hand."),
+}
+WEIGHTS_COMMANDS: Table = {
+    "list": ("extract.public.commands", "list_", "What is published, where, under which licence."),
+    "fetch": ("extract.public.commands", "fetch", "Download and check; goes on after a stop."),
+    "check": ("extract.public.commands", "check", "What a file holds and which backbone it fits."),
 }
 
 
@@ -94,6 +100,9 @@ HELP = """Find when and which actions happen in a video, from RGB alone.
 videos -> extract -> feature store -> train -> run -> detect -> detections -> eval -> mAP
 """
 data = Commands(table=DATA_COMMANDS, name="data", callback=lambda: None, help=COMMANDS["data"][2])
+weights = Commands(
+    table=WEIGHTS_COMMANDS, name="weights", callback=lambda: None, help=COMMANDS["weights"][2]
+)
 cli: click.Command = click.version_option(__version__, prog_name="tad-distill")(
     Commands(table=COMMANDS, name="tad-distill", callback=lambda: None, help=HELP)
 )

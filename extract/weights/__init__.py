@@ -118,8 +118,8 @@ def load(backbone: Backbone, path: Path) -> dict[str, Any]:
     if layout and layout.architecture != backbone.architecture:
         reason = " (it was trained without the temporal shift)" * (layout.architecture == "tsn")
         raise UserError(
-            f"{path}: holds a {layout.architecture} in the layout {layout.name}{reason}, wanted "
-            f"is a {backbone.architecture}"
+            f"{path}: holds weights of {layout.architecture} in the layout {layout.name}{reason}, "
+            f"wanted are weights of {backbone.architecture}"
         )
     if layout and layout.name == "torchvision":
         warn(f"{path}: {layout.pretraining}")

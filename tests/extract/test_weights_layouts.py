@@ -266,10 +266,12 @@ def test_weights_of_another_variant_say_what_they_fit(tmp_path: Path) -> None:
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     path = saved(tmp_path, pytorch_i3d(numbered("i3d")))
-    with pytest.raises(UserError, match="holds a i3d in the layout pytorch-i3d, wanted is a tsm"):
+    with pytest.raises(
+        UserError, match="holds weights of i3d in the layout pytorch-i3d, wanted are weights of tsm"
+    ):
         load(build("tsm18"), path)
     path = saved(tmp_path, mit_tsn(numbered("tsn50")))
-    with pytest.raises(UserError, match="holds a tsn .*without the temporal shift"):
+    with pytest.raises(UserError, match="holds weights of tsn .*without the temporal shift"):
         load(build("tsm50"), path)
 
 
