@@ -61,7 +61,8 @@ def diagnose(
     if bins == "auto":
         name = result.protocol.name.partition("-")[0]
         bins = "thumos" if name == "thumos" else "activitynet" if name == "activitynet" else bins
-    mean, mean_n = strata.mean_precision(found)
+    hits = strata.hits_of(found)
+    mean, mean_n = strata.mean_precision(found, hits)
     types = np.full((len(codes), len(result.detections)), -1, dtype=np.int8)
     types[:, found.matching.row] = codes
     return Diagnosis(
@@ -69,8 +70,8 @@ def diagnose(
         mAP=mean,
         mAP_N=mean_n,
         errors=errors.analyse(found, codes),
-        strata=strata.analyse(found, describe(result.annotations, durations_s, bins)),
-        missed=float(strata.missed(found).mean()),
+        strata=strata.analyse(found, hits, describe(result.annotations, durations_s, bins)),
+        missed=float(strata.missed(found, hits).mean()),
         types=types,
     )
 

@@ -158,7 +158,7 @@ def _mean_precision(
     for of_threshold in codes:
         hit = (of_threshold == TRUE) & top
         kept = top if removed is None else top & (of_threshold != removed)
-        num_false = false_before(matches.matching.label, hit, kept)[hit]
+        num_false = false_before(matches.first, hit, kept)
         arguments = matches.matching.label[hit], num_false, matches.num_positive
         plain.append(average_precision(*arguments).mean())
         normalised.append(average_precision(*arguments, matches.mean_positive).mean())

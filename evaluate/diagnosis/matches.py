@@ -43,10 +43,15 @@ class Matches:
         return np.bincount(self.matching.owner_label, minlength=len(self.matching.labels))
 
     @cached_property
+    def first(self) -> Ints:
+        """``(N,)`` the best detection of each detection's label."""
+        label = self.matching.label
+        return np.searchsorted(label, label)
+
+    @cached_property
     def place(self) -> Ints:
         """``(N,)`` rank of each detection within its label, from 0."""
-        label = self.matching.label
-        return np.arange(len(label)) - np.searchsorted(label, label)
+        return np.arange(len(self.first)) - self.first
 
     @property
     def mean_positive(self) -> float:

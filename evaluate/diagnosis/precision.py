@@ -55,16 +55,17 @@ def average_precision(
     return area
 
 
-def false_before(label: "Ints", hit: "Bools", kept: "Bools") -> "Ints":
-    """False positives of the same label above each detection.
+def false_before(first: "Ints", hit: "Bools", kept: "Bools") -> "Ints":
+    """False positives of the same label above each true positive.
 
     Args:
-        label: ``(N,)`` labels of the detections, rising.
+        first: ``(N,)`` the best detection of each detection's label; detections are in rank order.
         hit: ``(N,)`` which of them are true positives.
         kept: ``(N,)`` which of them count at all.
 
     Returns:
-        ``(N,)``.
+        ``(H,)`` for the true positives.
     """
     false = np.concatenate([[0], np.cumsum(kept & ~hit)])
-    return false[:-1] - false[np.searchsorted(label, label)]
+    at = np.flatnonzero(hit)
+    return false[at] - false[first[at]]

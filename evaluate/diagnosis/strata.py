@@ -44,43 +44,48 @@ class Stratum:
 
 
 @dataclass(frozen=True)
-class _Hits:
-    """The true positives at one threshold, in rank order."""
+class Hits:
+    """The true positives at one threshold, in rank order.
+
+    Attributes:
+        label: ``(H,)`` their labels, rising.
+        annotation: ``(H,)`` what they took.
+        num_false: ``(H,)`` false positives of the same label above them.
+    """
 
     label: Ints
     annotation: Ints
     num_false: Ints
 
 
-def _hits(matches: Matches) -> list[_Hits]:
-    label = matches.matching.label
-    everything = np.ones(len(label), dtype=bool)
+def hits_of(matches: Matches) -> list[Hits]:
+    """The true positives at each threshold."""
+    everything = np.ones(len(matches.first), dtype=bool)
     found = []
     for taken in matches.taken:
         hit = taken >= 0
-        num_false = false_before(label, hit, everything)[hit]
-        found.append(_Hits(label[hit], taken[hit], num_false))
+        num_false = false_before(matches.first, hit, everything)
+        found.append(Hits(matches.matching.label[hit], taken[hit], num_false))
     return found
 
 
-def missed(matches: Matches) -> Bools:
+def missed(matches: Matches, hits: Sequence[Hits]) -> Bools:
     """Which annotations are missed at each threshold.
 
     Returns:
         ``(T, M)``.
     """
     lost = np.ones((len(matches.tiou), len(matches.matching.owner_label)), dtype=bool)
-    for t, hits in enumerate(_hits(matches)):
+    for t, h in enumerate(hits):
         precision = precision_at_hits(
-            hits.label, hits.num_false, matches.num_positive, matches.mean_positive
+            h.label, h.num_false, matches.num_positive, matches.mean_positive
         )
-        lost[t, hits.annotation[precision > MIN_PRECISION]] = False
+        lost[t, h.annotation[precision > MIN_PRECISION]] = False
     return lost
 
 
-def mean_precision(matches: Matches) -> tuple[float, float]:
+def mean_precision(matches: Matches, hits: Sequence[Hits]) -> tuple[float, float]:
     """Average mAP of all detections, plain and normalised."""
-    hits = _hits(matches)
     plain = [average_precision(h.label, h.num_false, matches.num_positive) for h in hits]
     normal = matches.mean_positive
     normalised = [
@@ -89,9 +94,11 @@ def mean_precision(matches: Matches) -> tuple[float, float]:
     return float(np.mean(plain)), float(np.mean(normalised))
 
 
-def analyse(matches: Matches, characteristics: Sequence[Characteristic]) -> list[Stratum]:
+def analyse(
+    matches: Matches, hits: Sequence[Hits], characteristics: Sequence[Characteristic]
+) -> list[Stratum]:
     """Score every bin of every characteristic by itself."""
-    hits, lost = _hits(matches), missed(matches).mean(axis=0)
+    lost = missed(matches, hits).mean(axis=0)
     found = []
     for characteristic in characteristics:
         inside = [characteristic.bin_of == b for b in range(len(characteristic.bins))]
@@ -106,7 +113,7 @@ def analyse(matches: Matches, characteristics: Sequence[Characteristic]) -> list
     return found
 
 
-def _precision_within(matches: Matches, hits: list[_Hits], inside: Bools) -> float:
+def _precision_within(matches: Matches, hits: Sequence[Hits], inside: Bools) -> float:
     """Average normalised mAP if only the annotations ``inside`` were to be found."""
     num_positive = np.bincount(
         matches.matching.owner_label[inside], minlength=len(matches.matching.labels)

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from tad_distill.evaluate import bootstrap
 from tad_distill.evaluate.detectors import Detector
 from tad_distill.evaluate.diagnosis import Stratum
-from tad_distill.evaluate.paired import compare
 
 # Draws of videos behind an interval.
 NUM_DRAWS = 500
@@ -90,8 +92,8 @@ def _solid(stratum: Stratum) -> list[int]:
 
 def _beside(first: Detector, other: Detector) -> str:
     own, its = first.diagnosis.errors, other.diagnosis.errors
-    held = compare(other.result.matching, first.result.matching, first.result.videos, NUM_DRAWS)
-    gap, low, high = held.difference, held.interval.low, held.interval.high
+    gap = first.result.scores.average_mAP - other.result.scores.average_mAP
+    low, high = _interval(first, other, gap)
     moved = {name: own.gain[name] - its.gain[name] for name in own.gain}
     most = max(moved, key=lambda name: abs(moved[name]))
     side = "more" if moved[most] > 0 else "less"
@@ -103,6 +105,22 @@ def _beside(first: Detector, other: Detector) -> str:
         f"{100 * abs(moved[most]):.1f} points {side} ({100 * own.gain[most]:.1f} against "
         f"{100 * its.gain[most]:.1f})."
     )
+
+
+def _interval(first: Detector, other: Detector, gap: float) -> tuple[float, float]:
+    """How far the difference would move with other videos; both are scored on the same draws."""
+    matchings = first.result.matching, other.result.matching
+    names = bootstrap.population(first.result.videos, *matchings)
+    weights = bootstrap.draw(len(names), NUM_DRAWS, seed=0)
+    own, its = (
+        bootstrap.mean_over_labels(
+            bootstrap.sampled_ap(matching, weights[bootstrap.columns(names, matching)])
+        )
+        for matching in matchings
+    )
+    figures = (own - its).mean(axis=1)
+    found = bootstrap.interval(figures[~np.isnan(figures)], gap, 0.95)
+    return found.low, found.high
 
 
 def _signed(share: float) -> str:
