@@ -93,7 +93,7 @@ def per_class(detectors: Sequence[Detector]) -> Bars:
     ]
     base = tuple(d.result.scores.average_mAP for d in detectors)
     names = tuple(d.name for d in detectors)
-    axis = "average precision, mean over tIoU"
+    axis = "average precision, mean over tIoU, %"
     return Bars("per_class", "Average precision by label", axis, names, tuple(rows), base)
 
 
@@ -138,7 +138,7 @@ def strengths(detectors: Sequence[Detector]) -> Bars:
     title = "Strengths by kind of annotation"
     rows = _strata(detectors, "mAP_N")
     names = tuple(d.name for d in detectors)
-    return Bars("strengths", title, "average mAP, normalised", names, rows, base)
+    return Bars("strengths", title, "average mAP, normalised, %", names, rows, base)
 
 
 def misses(detectors: Sequence[Detector]) -> Bars:
@@ -147,7 +147,7 @@ def misses(detectors: Sequence[Detector]) -> Bars:
     title = "Misses by kind of annotation"
     rows = _strata(detectors, "missed")
     names = tuple(d.name for d in detectors)
-    return Bars("misses", title, "share of annotations missed", names, rows, base)
+    return Bars("misses", title, "annotations missed, %", names, rows, base)
 
 
 def _strata(detectors: Sequence[Detector], what: str) -> tuple[BarRow, ...]:

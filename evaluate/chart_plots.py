@@ -102,7 +102,7 @@ def _bars(path: Path, chart: Bars) -> None:
         axes.set_yticks(range(len(rows)), _row_names(rows))
         axes.tick_params(axis="y", length=0)
         axes.set(xlim=(0, 1.04 * reach), ylim=(len(rows) - 0.45, -0.55), title=title)
-        axes.set_xlabel(f"{chart.axis} (%)")
+        axes.set_xlabel(chart.axis)
         axes.grid(axis="x", color=FAINT, zorder=0)
         axes.set_axisbelow(True)
         _legend(drawn, chart)

@@ -82,7 +82,7 @@ class Bars:
     Attributes:
         key: Names the file and the place on the page.
         title: Above the chart.
-        axis: What the values are.
+        axis: What the values are, with the unit that 100 times a value has.
         detectors: Their names; the first is the one that is reported on.
         rows: From the top.
         base: The value of all rows together per detector, drawn as a line; empty for none.

@@ -144,8 +144,11 @@ def _bar_row(
         )
         value = tag("span", {"class": "value"}, text(_percent(row.values[0])))
         cells.append(tag("td", {"class": "bar", "title": said}, value, _bar(row, chart)))
-    few = rows[0].number is not None and rows[0].number < FEW
-    return tag("tr", {"class": "few" if few else None}, *cells)
+    return tag("tr", {"class": "few" if _is_few(rows[0]) else None}, *cells)
+
+
+def _is_few(row: BarRow) -> bool:
+    return row.number is not None and row.number < FEW
 
 
 def _bar(row: BarRow, chart: Bars) -> str:
@@ -178,8 +181,8 @@ def mark(place: int, x: str) -> str:
     return tag("svg", {"x": x, "y": 9, "overflow": "visible", "width": 1, "height": 1}, inner)
 
 
-def mark_legend(detectors: Sequence[str], base: bool) -> str:
-    """What bars and marks stand for."""
+def mark_legend(chart: Bars) -> str:
+    """What bars, marks, the line and pale rows stand for."""
     strip = {"class": "key", "width": 26, "height": 18, "aria-hidden": "true"}
     items = [
         tag(
@@ -194,11 +197,12 @@ def mark_legend(detectors: Sequence[str], base: bool) -> str:
             ),
             text(name),
         )  # fmt: skip
-        for i, name in enumerate(detectors)
+        for i, name in enumerate(chart.detectors)
     ]
-    if base:
+    if chart.base:
         line = tag("line", {"x1": 13, "x2": 13, "y1": 0, "y2": 18, "class": "base"})
         items.append(tag("li", None, tag("svg", strip, line), "all annotations"))
+    if any(_is_few(row) for row in chart.rows):
         items.append(tag("li", {"class": "few"}, f"pale: fewer than {FEW} annotations"))
     return tag("ul", {"class": "legend"}, *items)
 

@@ -11,6 +11,9 @@ from tad_distill.evaluate.diagnosis import Stratum
 # Draws of videos behind an interval.
 NUM_DRAWS = 500
 
+# Differences of fewer points are not worth a sentence.
+MIN_POINTS = 0.5
+
 # Bins with fewer annotations, or a smaller share of all, make no sentence.
 MIN_NUMBER, MIN_SHARE = 10, 0.05
 
@@ -42,9 +45,9 @@ def _price(detector: Detector) -> list[str]:
         return ["No false positive costs anything; what lacks is what is missed."]
     said = (
         f"The costliest error is {worst}: without it average mAP would be "
-        f"{100 * (errors.mAP + errors.gain[worst]):.1f} % instead of {100 * errors.mAP:.1f} %; "
-        f"without any false positive {100 * (errors.mAP + errors.gain_all):.1f} %. Annotations "
-        f"that are not found at all cost the remaining {100 * errors.missed:.1f} points."
+        f"{100 * errors.gain[worst]:.1f} points higher, without any false positive "
+        f"{100 * errors.gain_all:.1f}. Annotations that are not found at all cost the remaining "
+        f"{100 * errors.missed:.1f}."
     )
     return [said]
 
@@ -96,14 +99,16 @@ def _beside(first: Detector, other: Detector) -> str:
     low, high = _interval(first, other, gap)
     moved = {name: own.gain[name] - its.gain[name] for name in own.gain}
     most = max(moved, key=lambda name: abs(moved[name]))
-    side = "more" if moved[most] > 0 else "less"
-    return (
+    said = (
         f"Average mAP is {100 * abs(gap):.1f} points {'above' if gap >= 0 else 'below'} that of "
         f"{other.name}; other videos of the kind would make it {_signed(low)} to "
-        f"{_signed(high)} (95 %, {NUM_DRAWS} draws), other seeds not counted. The price of "
-        f"errors differs most in {most}: "
-        f"{100 * abs(moved[most]):.1f} points {side} ({100 * own.gain[most]:.1f} against "
-        f"{100 * its.gain[most]:.1f})."
+        f"{_signed(high)} (95 %, {NUM_DRAWS} draws), other seeds not counted."
+    )
+    if abs(moved[most]) < MIN_POINTS / 100:
+        return said
+    return said + (
+        f" The price of errors differs most in {most}: {100 * own.gain[most]:.1f} points against "
+        f"{100 * its.gain[most]:.1f}."
     )
 
 

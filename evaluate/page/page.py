@@ -151,7 +151,7 @@ def _row(name: str, values: Sequence[float | None], kind: str | None) -> str:
 
 def _diagnosis(detectors: Sequence[Detector]) -> str:
     stacks = chart_data.profiles(detectors)
-    names = [detector.name for detector in detectors]
+    prices = chart_data.prices(detectors)
     strengths, misses = chart_data.strengths(detectors), chart_data.misses(detectors)
     edges = {s.of.name: s.of.edges for s in detectors[0].diagnosis.strata}
     whose = ", ".join(f"{name} {whose}" for name, whose in edges.items())
@@ -167,8 +167,8 @@ def _diagnosis(detectors: Sequence[Detector]) -> str:
             tag("p", {"class": "note"}, "Points of average mAP that the best 10 G detections gain "
                 "if one type of error is taken out of them, and what they lack even without any "
                 "false positive."),
-            tag("div", {"class": "together"}, draw.bar_table([chart_data.prices(detectors)]),
-                draw.mark_legend(names, base=False)),
+            tag("div", {"class": "together"}, draw.bar_table([prices]),
+                draw.mark_legend(prices)),
             tag("h3", None, "Strengths and misses by kind of annotation"),
             tag("p", {"class": "note"}, text(
                 f"{about}. Bins: {whose}. Normalised mAP makes bins of differing size comparable. "
@@ -176,7 +176,7 @@ def _diagnosis(detectors: Sequence[Detector]) -> str:
                 f"{100 * MIN_PRECISION:g} %. DETAD's context and agreement need further "
                 "annotators and are not here; the gap is ours.")),
             draw.bar_table([strengths, misses]),
-            draw.mark_legend(names, base=True),
+            draw.mark_legend(strengths),
         )
     )  # fmt: skip
 
@@ -188,7 +188,7 @@ def _figures(page: Page) -> str:
 
 def _labels(detectors: Sequence[Detector]) -> str:
     chart = chart_data.per_class(detectors)
-    legend = draw.mark_legend(chart.detectors, base=True)
+    legend = draw.mark_legend(chart)
     if len(chart.rows) <= MAX_LABELS:
         return draw.bar_table([chart]) + legend
     ends: list[str] = []
