@@ -1,13 +1,13 @@
 """How weights move: parameter groups, learning rate of each step, averaged weights.
 
-The recipe is ActionFormer's (libs/utils/train_utils.py and lr_schedulers.py at 61ea7eb): AdamW with
-decay on the weights of linear and convolution layers only, linear warm-up and cosine per
-iteration, and an exponential moving average that is evaluated instead of the last weights.
+The default recipe is ActionFormer's (libs/utils/train_utils.py and lr_schedulers.py at 61ea7eb):
+AdamW with decay on the weights of linear and convolution layers only, linear warm-up and cosine
+per iteration, and an exponential moving average that is evaluated instead of the last weights.
 """
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,42 @@ def learning_rate(step: int, *, base: float, num_warmup: int, num_steps: int) ->
         return base * step / max(num_warmup - 1, 1)
     share = (step - num_warmup) / max(num_steps - num_warmup, 1)
     return FINAL_LR + (base - FINAL_LR) * (1 + math.cos(math.pi * share)) / 2
+
+
+def stepped_learning_rate(
+    step: int, *, base: float, num_warmup: int, drops: Sequence[int], factor: float
+) -> float:
+    """The learning rate of a step: warm-up, then constant, times ``factor`` at each drop.
+
+    As torch's MultiStepLR, which TadTR and G-TAD use per epoch.
+
+    Args:
+        step: 0 is the first step.
+        base: The highest rate.
+        num_warmup: Steps of the warm-up; 0 for none.
+        drops: The first steps of each lower rate.
+        factor: How much lower.
+
+    >>> [stepped_learning_rate(k, base=1.0, num_warmup=0, drops=[2], factor=0.5) for k in range(3)]
+    [1.0, 1.0, 0.5]
+    """
+    if step < num_warmup:
+        return base * step / max(num_warmup - 1, 1)
+    return base * factor ** sum(step >= drop for drop in drops)
+
+
+def make(
+    kind: Literal["adamw", "adam"], groups: list[dict[str, Any]], lr: float
+) -> torch.optim.Optimizer:
+    """The optimiser of parameter groups.
+
+    Args:
+        kind: AdamW, whose decay stands beside the gradient, or Adam, whose decay is part of it.
+        groups: See :func:`parameter_groups`.
+        lr: The highest learning rate.
+    """
+    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+    return kinds[kind](groups, lr=lr, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

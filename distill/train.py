@@ -86,9 +86,11 @@ class Trainer:
                     self.model.set_statistics(stream, mean, std)
         self.model.to(device)
         self.objective.to(device)
+        # The state stays the plain model's; only its forward is compiled.
+        self._forward = torch.compile(self.model) if settings.compile else self.model
         groups = optim.parameter_groups([self.model, self.objective], settings.weight_decay)
         self._parameters = [p for group in groups for p in group["params"]]
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+        self.optimizer = optim.make(settings.optimizer, groups, settings.lr)
         self.average = optim.WeightAverage(self.model, settings.ema)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
         self.validation: Validation | None = None
@@ -105,11 +107,17 @@ class Trainer:
     @property
     def learning_rate(self) -> float:
         """Of the next step."""
+        settings = self.experiment.train
+        if settings.schedule == "step":
+            return optim.stepped_learning_rate(
+                self.step,
+                base=settings.lr,
+                num_warmup=self.num_warmup,
+                drops=[round(share * self.num_steps) for share in settings.drop_at],
+                factor=settings.drop_factor,
+            )
         return optim.learning_rate(
-            self.step,
-            base=self.experiment.train.lr,
-            num_warmup=self.num_warmup,
-            num_steps=self.num_steps,
+            self.step, base=settings.lr, num_warmup=self.num_warmup, num_steps=self.num_steps
         )
 
     def run(self, folder: RunFolder) -> None:
@@ -154,7 +162,7 @@ class Trainer:
         self.objective.train()
         moved = batch.to(self.device)
         with self._autocast():
-            outputs = self.model(moved.feats, moved.mask)
+            outputs = self._forward(moved.feats, moved.mask)
             terms = self.objective(outputs, moved)
             loss = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,6 +1,7 @@
 """The optimisation recipe against numbers of the official code and closed forms."""
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from tad_distill.distill.heads import tadtr
 from tad_distill.distill.optim import (
     WeightAverage,
     learning_rate,
+    make,
     parameter_groups,
     set_learning_rate,
+    stepped_learning_rate,
 )
 
 # Made by ActionFormer's own scheduler (61ea7eb): base 1e-4, 5 steps of warm-up, 20 steps.
@@ -25,6 +28,34 @@ OFFICIAL_RATES = [
 def test_learning_rates_equal_the_official_ones() -> None:
     rates = [learning_rate(k, base=1e-4, num_warmup=5, num_steps=20) for k in range(20)]
     assert rates == pytest.approx(OFFICIAL_RATES, rel=1e-4, abs=1e-12)
+
+
+def test_stepped_rates_equal_torchs_scheduler() -> None:
+    parameter = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([parameter], lr=2e-4)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [4, 7], gamma=0.1)
+    for step in range(10):
+        ours = stepped_learning_rate(step, base=2e-4, num_warmup=0, drops=[4, 7], factor=0.1)
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    warm = [
+        stepped_learning_rate(k, base=1.0, num_warmup=3, drops=[4], factor=0.5) for k in range(5)
+    ]
+    assert warm == [0, 0.5, 1, 1, 0.5]
+
+
+def test_adam_decays_through_the_gradient_and_adamw_beside_it() -> None:
+    moved = {}
+    kinds: tuple[Literal["adam", "adamw"], ...] = ("adam", "adamw")
+    for kind in kinds:
+        weight = nn.Parameter(torch.full((1,), 2.0))
+        optimizer = make(kind, [{"params": [weight], "weight_decay": 0.1}], lr=0.01)
+        weight.grad = torch.zeros(1)
+        optimizer.step()
+        moved[kind] = 2.0 - weight.item()
+    # Adam makes a full step of any gradient, AdamW takes lr * decay of the weight.
+    assert moved == pytest.approx({"adam": 0.01, "adamw": 0.002}, rel=1e-3)
 
 
 @pytest.mark.parametrize("num_warmup", [0, 1, 4])

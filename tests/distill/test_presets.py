@@ -128,6 +128,8 @@ def test_a_preset_survives_being_written_and_read(tmp_path: Path) -> None:
         ("train.lr=high", "train.lr: expected float"),
         ("train.ema=1.0", r"train: ema must be in \[0, 1\)"),
         ("train.epochs=0", "train: epochs must be at least 1"),
+        ("train.schedule=step", "train: drop_at goes with schedule=step"),
+        ("train.drop_factor=2", r"train: drop_factor must be in \(0, 1\]"),
         ("train.select=validation", "train.select: 'validation' needs data.validation_subset"),
         ("data.unlabelled=true", "data.unlabelled: true, but only a teacher's lessons"),
         ("data.subset=test", "data: subset: 'test' is test_subset"),
