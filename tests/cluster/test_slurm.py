@@ -1,0 +1,110 @@
+"""The printed script on a real SLURM: an array whose every task is put back into the queue."""
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from slurm import Slurm, wait_for, why_not
+
+from tad_distill.data.store import Store
+
+NUM_TASKS, VIDEOS_PER_TASK = 8, 3
+STREAM = "tsm_mini:rgb"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(why_not()), reason=f"did not run on a real SLURM: {why_not()}")
+def test_an_array_loses_nothing_and_does_nothing_twice(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    names = [f"v{number:02d}" for number in range(NUM_TASKS * VIDEOS_PER_TASK)]
+    for seed, name in enumerate(names):
+        write_video(tmp_path / f"videos/{name}.mp4", seed)
+    extract = ["extract", "videos", "--stream", STREAM, "--weights", f"{STREAM}=random:0"]
+    extract += ["--set", "short_side_px=48", "--set", "crop_px=48", "--set", "window_frames=64"]
+    tad_distill(tmp_path, *extract, "--store", "store", "--plan")
+    asked = ["--units", NUM_TASKS, "--cpus", 1, "--gpus", 0, "--time", "10", "--warn-s", 60]
+    asked += ["--setup", f"export PATH={Path(sys.executable).parent}:$PATH"]
+    script = tad_distill(tmp_path, "job", *asked, *extract, "--store", "store")
+    (tmp_path / "job.sh").write_text(script)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "slurm").mkdir()
+    with Slurm(tmp_path / "slurm") as cluster:
+        text = cluster.run("sbatch", "--parsable", f"--chdir={tmp_path}", str(tmp_path / "job.sh"))
+        job = text.strip()
+        assert job.isdigit(), text
+        for task in requeue_each(cluster, job, tmp_path):
+            wait_for(partial(has_completed, cluster, task), 300)
+        restarts = [
+            re.search(r"Restarts=(\d+)", cluster.run("scontrol", "show", "job", f"{job}_{i}"))
+            for i in range(NUM_TASKS)
+        ]
+    assert all(found and int(found[1]) >= 1 for found in restarts)
+    assert_complete(tmp_path, names)
+    tad_distill(tmp_path, *extract, "--store", "at_once")
+    stores = [Store.open(tmp_path / name).stream(STREAM) for name in ("store", "at_once")]
+    for name in names:
+        np.testing.assert_array_equal(stores[0].read(name), stores[1].read(name))
+
+
+def requeue_each(cluster: Slurm, job: str, folder: Path) -> list[str]:
+    """Put every task back into the queue, once it has finished a video; returns the tasks."""
+    waiting = {f"{job}_{number}": number for number in range(NUM_TASKS)}
+
+    def one_is_at_work() -> bool:
+        for task, number in list(waiting.items()):
+            parts = folder / f"store/tsm_mini.rgb/parts/{number:04d}-of-{NUM_TASKS:04d}"
+            if state(cluster, task) == "RUNNING" and list(parts.glob("*.h5")):
+                cluster.run("scontrol", "requeue", task)
+                del waiting[task]
+                return True
+        return False
+
+    tasks = list(waiting)
+    while waiting:
+        wait_for(one_is_at_work, 300)
+    return tasks
+
+
+def assert_complete(folder: Path, names: list[str]) -> None:
+    """Every video once in the store, and once in all logs; every unit sealed, nothing left over."""
+    logs = "\n".join(path.read_text() for path in (folder / "logs").iterdir())
+    done = Counter(re.findall(r"^event=video video=(\S+)", logs, flags=re.MULTILINE))
+    assert done == dict.fromkeys(names, 1)
+    assert "Traceback" not in logs
+    stream = folder / "store/tsm_mini.rgb"
+    assert len(list((stream / "shards").glob("*.h5"))) == NUM_TASKS
+    assert not [path for path in (stream / "parts").rglob("*") if path.is_file()]
+    assert set(Store.open(folder / "store").stream(STREAM).videos) == set(names)
+
+
+def has_completed(cluster: Slurm, task: str) -> bool:
+    """Whether a task has ended, and well."""
+    return state(cluster, task) == "COMPLETED"
+
+
+def state(cluster: Slurm, task: str) -> str:
+    """The state of a task as SLURM names it."""
+    found = re.search(r"JobState=(\w+)", cluster.run("scontrol", "show", "job", task))
+    return found[1] if found else ""
+
+
+def tad_distill(folder: Path, *words: object) -> str:
+    """What a command prints."""
+    command = [sys.executable, "-P", "-m", "tad_distill", *map(str, words)]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def write_video(path: Path, seed: int) -> None:
+    """A video of 20 s at 30 frames per second: a second or so of work."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 30, (64, 64))
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    image = cv2.resize(coarse, (64, 64), interpolation=cv2.INTER_CUBIC)
+    for number in range(600):
+        writer.write(np.roll(image, number, axis=1))
+    writer.release()
