@@ -18,7 +18,7 @@ MAY_IMPORT = {
 MAY_ALSO_IMPORT = {"distill/adapter/stage.py": {"extract"}}
 LIGHT = (
     "cli console config data.annotations data.timeline evaluate.mean_ap evaluate.paired "
-    "evaluate.tables"
+    "evaluate.tables evaluate.diagnosis evaluate.page.page evaluate.report_files"
 ).split()
 
 
