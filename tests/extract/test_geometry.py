@@ -52,7 +52,7 @@ def test_a_crop_larger_than_the_frame_is_refused() -> None:
         load(overrides=["crop_px=128"])
 
 
-@pytest.mark.parametrize("name", ["e2e96", "video96", "snippet224", "world"])
+@pytest.mark.parametrize("name", ["e2e96", "video96", "snippet224", "slowfast256", "world"])
 def test_presets_load_and_overrides_apply(name: str) -> None:
     assert load(name, ["dtype=float32"]).dtype == "float32"
     assert load(name).batch_frames == ExtractConfig().batch_frames
