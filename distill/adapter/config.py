@@ -47,12 +47,18 @@ class CopyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeConfig:
-    """How the copy is trained; the defaults were measured on the built-in world and never tuned.
+    """How the copy is trained.
+
+    The defaults were measured on the built-in world; of them only the length of the training was
+    chosen, by the explained variance on validation (60 videos: 5.4 epochs 0.46, 8 epochs 0.48, 18
+    epochs 0.45).
 
     Attributes:
         seed: Of the linear map and the windows; the copy starts as the base's last stage.
         device: Where to train; ``auto`` takes CUDA if there is one.
-        steps: Batches to train for.
+        epochs: How many times as many frames are shown as all training videos have, those without
+            labels included, whatever the target is.
+        steps: If set, so many batches are shown, whatever the epochs.
         batch_size: Windows per batch, at random places of random videos.
         window_frames: Their length.
         edge_frames: What is this near to a window's ends counts in no loss: it lacks neighbours.
@@ -67,7 +73,8 @@ class RecipeConfig:
 
     seed: int = 0
     device: str = "auto"
-    steps: int = 450
+    epochs: float = 8.0
+    steps: int | None = None
     batch_size: int = 16
     window_frames: int = 24
     edge_frames: int = 2
@@ -80,9 +87,13 @@ class RecipeConfig:
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
-        for name in ("steps", "batch_size", "log_every"):
+        for name in ("batch_size", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.epochs <= 0 or (self.steps is not None and self.steps < 1):
+            raise ValueError(
+                f"epochs and steps must be positive, got epochs={self.epochs}, steps={self.steps}"
+            )
         if not 0 <= 2 * self.edge_frames < self.window_frames:
             raise ValueError(
                 f"a window of {self.window_frames} frames has nothing left without edge_frames="
@@ -90,6 +101,12 @@ class RecipeConfig:
             )
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup must be in [0, 1), got {self.warmup}")
+
+    def num_batches(self, num_frames: float) -> int:
+        """Steps of the whole training, on videos that have so many frames together."""
+        if self.steps is not None:
+            return self.steps
+        return max(1, round(self.epochs * num_frames / (self.batch_size * self.window_frames)))
 
 
 @dataclass(frozen=True, kw_only=True)

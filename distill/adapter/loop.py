@@ -28,6 +28,7 @@ class Trainer:
     Attributes:
         copy: What is trained.
         step: How many steps have been made.
+        num_steps: How many there will be.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Trainer:
         self.base, self.recipe, self.targets = base, recipe, targets
         self.copy = StageCopy(base, targets.dim, recipe.batch_norm)
         self.windows = Windows(dataset, targets, recipe, base.encoder.backbone.multiple_frames)
+        self.num_steps = self.windows.num_batches
         groups = optim.parameter_groups([self.copy], recipe.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
         self.step = 0
@@ -52,16 +54,16 @@ class Trainer:
         """
         if (state := folder.state()) is not None:
             self.restore(state)
-            console.log("resumed", run=folder.path, step=self.step, of=self.recipe.steps)
+            console.log("resumed", run=folder.path, step=self.step, of=self.num_steps)
         folder.history.rewind(self.step)
         saved = time.monotonic()
         self.copy.train()
-        with console.progress("adapt", self.recipe.steps) as tick, self.copy.computing():
+        with console.progress("adapt", self.num_steps) as tick, self.copy.computing():
             tick(self.step)
-            while self.step < self.recipe.steps:
+            while self.step < self.num_steps:
                 loss = self._learn(self.windows.batch(self.step))
                 tick(1, loss=loss)
-                last = self.step == self.recipe.steps
+                last = self.step == self.num_steps
                 if self.step % self.recipe.log_every == 0 or last:
                     self._log(folder)
                 stop = console.stop_requested()
@@ -69,7 +71,7 @@ class Trainer:
                     folder.save(self.state())
                     saved = time.monotonic()
                 if stop and not last:
-                    console.check_stop(f"step {self.step} of {self.recipe.steps} is saved")
+                    console.check_stop(f"step {self.step} of {self.num_steps} is saved")
 
     def _learn(self, batch: WindowBatch) -> float:
         """Make one step; refuse to make it with numbers that are not finite."""
@@ -77,8 +79,8 @@ class Trainer:
         rate = optim.learning_rate(
             self.step,
             base=recipe.lr,
-            num_warmup=round(recipe.warmup * recipe.steps),
-            num_steps=recipe.steps,
+            num_warmup=round(recipe.warmup * self.num_steps),
+            num_steps=self.num_steps,
         )
         optim.set_learning_rate(self.optimizer, rate)
         device = self.base.device
@@ -103,7 +105,7 @@ class Trainer:
         count = (self.step - 1) % self.recipe.log_every + 1
         row = {"step": self.step, "loss": self._sum / count}
         folder.history.append(row)
-        console.log("adapt", **row, lr=self.optimizer.param_groups[0]["lr"], of=self.recipe.steps)
+        console.log("adapt", **row, lr=self.optimizer.param_groups[0]["lr"], of=self.num_steps)
         self._sum = 0.0
 
     def state(self) -> dict[str, Any]:

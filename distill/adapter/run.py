@@ -186,6 +186,7 @@ def _train(config: AdapterConfig, inputs: Inputs, teacher: str | None, folder: R
             for key, value in settings.dump(config.train).items()
             if key not in ("device", "log_every", "save_every_s")
         },
+        "steps": trainer.step,
         "preset": config.preset,
         "training_set": inputs.training.fingerprint(),
         "counts": dict(inputs.training.counts),

@@ -162,6 +162,7 @@ class StageCopy(nn.Module):
             "layout": OWN_LAYOUT,
             "backbone": spec.backbone,
             "modality": spec.modality,
+            "normalisation": backbone.normalisation,
             "state_dict": {
                 key: value.detach().cpu().contiguous()
                 for key, value in backbone.state_dict().items()

@@ -116,7 +116,11 @@ class Targets:
 
 
 class Windows:
-    """The batches of a training; each depends on the seed and its number alone."""
+    """The batches of a training; each depends on the seed and its number alone.
+
+    Attributes:
+        num_batches: How many a training takes.
+    """
 
     def __init__(
         self, dataset: Dataset, targets: Targets, recipe: RecipeConfig, multiple_frames: int
@@ -150,8 +154,9 @@ class Windows:
             )
         of_labels = targets.teacher is None
         self._rows = [i for i, known in enumerate(dataset.labelled) if known or not of_labels]
-        lengths = np.array([self.grid.num_steps(dataset.videos[i]) for i in self._rows])
-        self._shares = lengths / lengths.sum()
+        lengths = np.array([self.grid.num_steps(video) for video in dataset.videos])
+        self.num_batches = recipe.num_batches(float(lengths.sum()) * step_frames)
+        self._shares = lengths[self._rows] / lengths[self._rows].sum()
 
     def batch(self, number: int) -> WindowBatch:
         """The batch of a step: every place of every video is as likely as any other."""
