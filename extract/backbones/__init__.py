@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tad_distill.config import members
 from tad_distill.console import UsageError
 
-Normalisation = Literal["imagenet", "symmetric", "kinetics"]
+Normalisation = Literal["imagenet", "symmetric", "kinetics", "mmaction"]
 
 
 class Backbone(nn.Module, ABC):
@@ -27,8 +27,9 @@ class Backbone(nn.Module, ABC):
             encoded with this many extra frames at both ends, and cut afterwards, gives the same
             features as the whole video in one piece.
         normalisation: Which input statistics the weights expect: ``imagenet`` (RGB, [0, 1] minus
-            mean, over standard deviation), ``symmetric`` ([-1, 1]) or ``kinetics`` (0.45 and 0.225
-            on [0, 1] in every channel). Loading weights may change it.
+            mean, over standard deviation), ``symmetric`` ([-1, 1]), ``kinetics`` (0.45 and 0.225
+            on [0, 1] in every channel) or ``mmaction`` (128 and 128 on levels of 0 to 255: its
+            networks for flow). Loading weights may change it.
         stages: Names of the inner stages whose maps can be cached, in order; the last one is
             followed by pooling. A motion branch may own a copy of the last stage, which is the
             submodule of that name.

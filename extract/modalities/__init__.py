@@ -90,6 +90,8 @@ def statistics(normalisation: str) -> tuple[Tensor, Tensor]:
         mean, std = torch.tensor(IMAGENET_MEAN) * 255, torch.tensor(IMAGENET_STD) * 255
     elif normalisation == "kinetics":
         mean, std = torch.full((3,), KINETICS_MEAN * 255), torch.full((3,), KINETICS_STD * 255)
+    elif normalisation == "mmaction":
+        mean = std = torch.full((3,), 128.0)
     else:
         assert normalisation == "symmetric", normalisation
         mean = std = torch.full((3,), 127.5)

@@ -43,6 +43,9 @@ def test_colour_is_normalised_as_the_published_statistics_say(frames: np.ndarray
     np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-5)
     symmetric = rgb.Config().build("symmetric")(frames, False)
     assert symmetric.min() >= -1 and symmetric.max() <= 1
+    kinetics = rgb.Config().build("kinetics")(frames, False)
+    expected = ((frames / 255 - 0.45) / 0.225).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(kinetics, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("normalisation", ["imagenet", "symmetric"])

@@ -188,9 +188,9 @@ CASES = [
         "slowonly50_8x8",
         2,
         FAIR,
-        "symmetric",
+        "mmaction",
     ),
-    Case(mmaction_resnet, "mmaction2-tsn", "8812fad8837a42a7", "tsn50", 10, FAIR, "symmetric"),
+    Case(mmaction_resnet, "mmaction2-tsn", "8812fad8837a42a7", "tsn50", 10, FAIR, "mmaction"),
     Case(mit_tsn, "mit-tsn", "c4eaaf2ad37d7965", "tsn50"),
 ]
 PARAMETRIZED = pytest.mark.parametrize(
@@ -302,6 +302,6 @@ def test_our_own_layout_keeps_the_variant_and_the_input(tmp_path: Path) -> None:
         assert backbone.normalisation == normalisation
         assert provenance["num_loaded"] == 640 + 20 * bool(keys)
     own = {"layout": "tad-distill", "backbone": "tsn50", "modality": "flow"}
-    own["normalisation"] = "symmetric"
+    own["normalisation"] = "mmaction"
     path = saved(tmp_path, own | {"state_dict": numbered("tsn50", 2)})
-    assert prepare("tsn50", "flow", 2, path)[0].normalisation == "symmetric"
+    assert prepare("tsn50", "flow", 2, path)[0].normalisation == "mmaction"

@@ -23,6 +23,7 @@ LAYOUTS = (
         ignored=IGNORED,
         pretraining="as the file's source says (mmaction2 TSM layout)",
         normalisation="imagenet",
+        of_flow="mmaction",
     ),
     Layout(
         name="mmaction2-tsn",
@@ -33,6 +34,7 @@ LAYOUTS = (
         ignored=IGNORED,
         pretraining="as the file's source says (mmaction2 TSN layout)",
         normalisation="imagenet",
+        of_flow="mmaction",
     ),
     Layout(
         name="mmaction2-slowonly",
@@ -46,6 +48,7 @@ LAYOUTS = (
         ignored=IGNORED,
         pretraining="as the file's source says (mmaction2 SlowOnly layout)",
         normalisation="imagenet",
+        of_flow="mmaction",
     ),
     Layout(
         name="mmaction2-slowfast",
