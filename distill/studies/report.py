@@ -91,7 +91,7 @@ def basis(grid: Grid, finished: Sequence[Cell]) -> str:
             pretraining |= Run.load(cell.run(grid.out), "cpu").provenance["pretraining"]
             break
     trained = [
-        f"{stream} {_pretraining(weights)}"
+        f"{stream}: {_pretraining(weights)}"
         for stream, weights in pretraining.items()
         if not set("+.@") & set(stream)
     ]
@@ -117,4 +117,4 @@ def _pretraining(weights: dict[str, Any]) -> str:
     if isinstance(notes, dict) and "tasks" in notes:
         tasks = " + ".join(f"{weight:g} {task}" for task, weight in notes["tasks"].items())
         return f"pretrained on rendered clips, {notes['config']['steps']} steps on {tasks}"
-    return str(notes or weights.get("layout", "of unknown weights"))
+    return str(notes or weights.get("layout", "unknown weights"))

@@ -169,7 +169,9 @@ def _adapt_step(
     args += ["--annotations", draw.annotations, "--out", folder / "copies" / copy]
     args += ["--seed", draw.number]
     args += _set((f"data.label_seed={draw.number}", *_settings(study, copy, how)))
-    reads = [found.adapter.maps, found.adapter.teacher]
+    # A copy that learns labels, the control, needs no teacher.
+    taught = [found.adapter.teacher] if found.adapter.target == "teacher" else []
+    reads = [found.adapter.maps, *taught]
     return Step(f"{draw.name}.adapt.{copy}", args, logs), reads
 
 
