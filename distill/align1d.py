@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# A plan for 256 steps and 64 durations takes 20 MB.
-NUM_PLANS_KEPT = 16
+# Anchors that are sampled at once. Their vectors are made, read and dropped block by block.
+BLOCK = 4096
+# The plan of a block takes 5 MB (256 steps, durations 1 to 64 in four blocks).
+NUM_PLANS_KEPT = 64
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,12 @@ class Taps:
     """Which steps the bins of an anchor read, counted from its start: the same for every start.
 
     Attributes:
-        shift: ``(J,)`` int64 steps after the anchor's start; grouped by anchor length.
-        bin: ``(J,)`` int64, which bin reads there.
-        low: ``(J,)`` weight that comes from samples between this step and the next.
-        high: ``(J,)`` weight that comes from samples between the step before and this one.
-        exact: ``(J,)`` weight that comes from samples that fall on this step.
-        first: ``(G + 1,)`` int64 where the taps of each group begin; one group for each duration
+        shift: ``(J,)`` int32 steps after the anchor's start; grouped by anchor length.
+        bin: ``(J,)`` int32, which bin reads there.
+        low: ``(J,)`` float32 weight that comes from samples between this step and the next.
+        high: ``(J,)`` float32 weight that comes from samples between the step before and this one.
+        exact: ``(J,)`` float32 weight that comes from samples that fall on this step.
+        first: ``(G + 1,)`` int32 where the taps of each group begin; one group for each duration
             and a last one for anchors that do not fit, of which the official code samples the
             first step of the video.
     """
@@ -67,11 +69,11 @@ class Sums:
 
 @dataclass(frozen=True)
 class Plan:
-    """How all anchors of a video are sampled, and how their gradients go back.
+    """How a block of a video's anchors is sampled, and how their gradients go back.
 
     Attributes:
         anchors: Each anchor's vector from a ``(T * bins, O)`` table; durations outer, starts inner.
-        steps: The transposed sums: each row of the table from the ``(D * T, O)`` vectors.
+        steps: The transposed sums: each row of the table from the vectors.
     """
 
     anchors: Sums
@@ -115,45 +117,57 @@ class AnchorAlign(nn.Module):
             context: ``(B, T, dim)``, or None if there are no context bins.
         """
         inner, outer = self.weight.split(self.bins)
-        table = self._project(feats, inner)
         if context is None:
-            return [(table, self.bins[0])]
+            return [(_project(feats, inner), self.bins[0])]
         if self.bins[0] == self.bins[1]:  # the same samples of both: sample their sum
-            return [(table + self._project(context, outer), self.bins[0])]
-        return [(table, self.bins[0]), (self._project(context, outer), self.bins[1])]
+            both = _project(feats, inner).add_(_project(context, outer))
+            return [(both, self.bins[0])]
+        return [(_project(feats, inner), self.bins[0]), (_project(context, outer), self.bins[1])]
 
-    def align(self, tables: list[tuple[Tensor, int]]) -> Tensor:
-        """``(D, L, dim_out)`` vectors of all anchors of one video.
+    def blocks(self, num_steps: int) -> list[tuple[int, int]]:
+        """Durations that are aligned at once in a video of L real steps, as first and end."""
+        size = max(1, BLOCK // max(1, num_steps))
+        firsts = range(0, self.max_duration, size)
+        return [(first, min(first + size, self.max_duration)) for first in firsts]
+
+    def align(self, tables: list[tuple[Tensor, int]], block: tuple[int, int]) -> Tensor:
+        """The vectors of a block of anchors of one video, ``(durations, L, dim_out)``.
 
         Args:
             tables: ``(L, bins, dim_out)`` of the L real steps of the video, as from :meth:`tables`.
+            block: One of :meth:`blocks`.
         """
-        first, *more = (sample(table, self.max_duration, bins) for table, bins in tables)
+        vectors, *more = (sample(table, self.max_duration, bins, block) for table, bins in tables)
         for other in more:
-            first = first + other
-        return first.add_(self.bias)
-
-    def _project(self, feats: Tensor, weight: Tensor) -> Tensor:
-        return F.linear(feats, weight.flatten(0, 1)).float().unflatten(-1, weight.shape[:2])
+            vectors = vectors + other
+        return vectors.add_(self.bias)
 
 
-def sample(table: Tensor, max_duration: int, bins: int) -> Tensor:
+def _project(feats: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(feats, weight.flatten(0, 1)).float().unflatten(-1, weight.shape[:2])
+
+
+def sample(
+    table: Tensor, max_duration: int, bins: int, block: tuple[int, int] | None = None
+) -> Tensor:
     """The sum over bins of what Align1D samples from each bin's own features.
 
     Args:
         table: ``(T, bins, O)`` float32 features of each bin.
         max_duration: D.
         bins: Of each anchor.
+        block: First duration and the one after the last, counted from 0; by default all.
 
     Returns:
-        ``(D, T, O)``: durations 1 to D, starts 0 to T - 1.
+        ``(D, T, O)``: durations 1 to D, or those of the block, and starts 0 to T - 1.
     """
     num_steps = len(table)
+    first, end = block or (0, max_duration)
     if not num_steps:
-        return table.new_zeros(max_duration, 0, table.shape[-1])
-    made = plan(num_steps, max_duration, bins, table.device)
+        return table.new_zeros(end - first, 0, table.shape[-1])
+    made = plan(num_steps, max_duration, bins, (first, end), table.device)
     vectors: Tensor = _Sample.apply(table.flatten(0, 1), made)
-    return vectors.unflatten(0, (max_duration, num_steps))
+    return vectors.unflatten(0, (end - first, num_steps))
 
 
 class _Sample(torch.autograd.Function):
@@ -174,39 +188,40 @@ class _Sample(torch.autograd.Function):
 @lru_cache(maxsize=NUM_PLANS_KEPT)
 @torch.inference_mode(False)
 @torch.no_grad()
-def plan(num_steps: int, max_duration: int, bins: int, device: torch.device) -> Plan:
-    """How the anchors of a video of so many steps, at least one, are sampled.
+def plan(
+    num_steps: int, max_duration: int, bins: int, block: tuple[int, int], device: torch.device
+) -> Plan:
+    """How a block of anchors of a video of so many steps, at least one, is sampled.
 
     The borders follow the official kernel: samples up to one step before the first step or after
     the last one take its value, those beyond are zero and not a value in between.
     """
     read = taps(max_duration, bins)
-    duration = torch.arange(max_duration).repeat_interleave(num_steps)
-    start = torch.arange(num_steps).repeat(max_duration)
+    duration = torch.arange(*block, dtype=torch.int32).repeat_interleave(num_steps)
+    start = torch.arange(num_steps, dtype=torch.int32).repeat(block[1] - block[0])
     fits = start + duration < num_steps
     group = torch.where(fits, duration, max_duration)
     count = read.first.diff()[group]
-    offset = count.cumsum(0) - count
-    row = torch.arange(len(group)).repeat_interleave(count)
-    tap = torch.arange(len(row)) + (read.first[group] - offset)[row]
+    offset = count.cumsum(0, dtype=torch.int32) - count
+    row = torch.arange(len(group), dtype=torch.int32).repeat_interleave(count)
+    tap = torch.arange(len(row), dtype=torch.int32) + (read.first[group] - offset)[row]
     step = read.shift[tap] + torch.where(fits, start, 0)[row]
-    weight = (
-        read.exact[tap]
-        + torch.where(step == num_steps, 0.0, read.low[tap])
-        + torch.where(step == -1, 0.0, read.high[tap])
-    )
-    weight = torch.where((step < -1) | (step > num_steps), 0.0, weight)
-    index = step.clamp(0, num_steps - 1) * bins + read.bin[tap]
+    weight = read.exact[tap]
+    weight += torch.where(step == num_steps, 0.0, read.low[tap])
+    weight += torch.where(step == -1, 0.0, read.high[tap])
+    weight.masked_fill_((step < -1) | (step > num_steps), 0.0)
+    index = step.clamp_(0, num_steps - 1).mul_(bins).add_(read.bin[tap])
+    del tap
     order = index.argsort(stable=True)
     rows = index.bincount(minlength=num_steps * bins)
     return Plan(
-        _sums(index, weight, offset, device),
-        _sums(row[order], weight[order], rows.cumsum(0) - rows, device),
+        Sums(index.to(device), weight.to(device), offset.to(device)),
+        Sums(
+            row[order].to(device),
+            weight[order].to(device),
+            (rows.cumsum(0) - rows).int().to(device),
+        ),
     )
-
-
-def _sums(index: Tensor, weight: Tensor, offset: Tensor, device: torch.device) -> Sums:
-    return Sums(index.int().to(device), weight.float().to(device), offset.int().to(device))
 
 
 @lru_cache(maxsize=8)
@@ -229,7 +244,14 @@ def taps(max_duration: int, bins: int) -> Taps:
         rows += [(*place, *weights) for place, weights in sorted(merged.items())]
         first.append(len(rows))
     shift, bin_, low, high, exact = torch.tensor(rows, dtype=torch.float64).unbind(1)
-    return Taps(shift.long(), bin_.long(), low, high, exact, torch.tensor(first))
+    return Taps(
+        shift.int(),
+        bin_.int(),
+        low.float(),
+        high.float(),
+        exact.float(),
+        torch.tensor(first, dtype=torch.int32),
+    )
 
 
 def _samples(duration: int, max_duration: int, bins: int) -> list[tuple[int, int, int, float]]:

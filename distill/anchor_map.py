@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tad_distill.distill.align1d import AnchorAlign
 from tad_distill.distill.anchors import lengths
@@ -43,20 +44,30 @@ class AnchorMap(nn.Module):
         Returns:
             ``(B, D, T, dim_out)``; of no meaning, but finite, for starts that are not real.
         """
-        num_steps = mask.shape[1]
+        num_steps, ends = mask.shape[1], lengths(mask).tolist()
         tables = self.align.tables(feats, context)
-        rows = []
+        videos = []
         # Where a video ends decides what its anchors read: one video at a time.
-        for video, length in enumerate(lengths(mask).tolist()):
+        for video, length in enumerate(ends):
             own = [(table[video, :length], bins) for table, bins in tables]
-            reduced = F.relu(self.reduce(self.align.align(own).relu_()))
-            rows.append(F.pad(reduced, (0, 0, 0, num_steps - length)))
-        cells = torch.stack(rows).movedim(-1, 1)  # channels last in memory
+            parts = [self._reduced(own, block) for block in self.align.blocks(length)]
+            videos.append(F.pad(torch.cat(parts), (0, 0, 0, num_steps - length)))
+        cells = torch.stack(videos).movedim(-1, 1)  # channels last in memory
         real = mask[:, None, None]
         for conv in self.convs:
-            cells = (conv(cells) * real).relu_()
+            cells = conv(cells)
+            cells = F.relu(cells if min(ends) == num_steps else cells * real)
         said: Tensor = self.out(cells.movedim(1, -1))
         return said
+
+    def _reduced(self, tables: list[tuple[Tensor, int]], block: tuple[int, int]) -> Tensor:
+        """``(durations, L, dim)``. The wide vectors are not kept but made again for gradients."""
+
+        def reduced() -> Tensor:
+            return F.relu(self.reduce(self.align.align(tables, block).relu_()))
+
+        found: Tensor = checkpoint(reduced, use_reentrant=False, preserve_rng_state=False)
+        return found
 
 
 class Boundary(nn.Module):

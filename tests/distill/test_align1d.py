@@ -93,7 +93,8 @@ def test_the_layer_equals_aligning_first(context_bins: int) -> None:
     feats = torch.randn(1, 8, 3)
     context = torch.randn(1, 8, 3) if context_bins else None
     [*tables] = align.tables(feats, context)
-    found = align.align([(table[0], bins) for table, bins in tables])
+    own = [(table[0], bins) for table, bins in tables]
+    found = torch.cat([align.align(own, block) for block in ((0, 3), (3, 5))])
     for duration in range(5):
         for start in range(8):
             where = region(start, duration, 8)
@@ -111,6 +112,25 @@ def test_no_step_gives_no_anchor() -> None:
 
 def test_an_anchor_reads_no_more_rows_than_its_region_has() -> None:
     """64 durations of 256 steps: the plan holds 1.2 million weights, not 64 x 256 x 256 x 16."""
-    made = plan(256, 64, 16, torch.device("cpu"))
-    assert len(made.anchors.weight) == len(made.steps.weight) < 1.3e6
-    assert made.anchors.index.dtype == torch.int32
+    with torch.device("meta"):
+        blocks = AnchorAlign(1, 1, max_duration=64, bins=16, context_bins=0).blocks(256)
+    made = [plan(256, 64, 16, block, torch.device("cpu")) for block in blocks]
+    assert [end - first for first, end in blocks] == [16, 16, 16, 16]
+    assert sum(len(part.anchors.weight) for part in made) < 1.3e6
+    for part in made:
+        assert len(part.anchors.weight) == len(part.steps.weight)
+        assert part.anchors.index.dtype == part.steps.index.dtype == torch.int32
+
+
+@pytest.mark.parametrize(("num_steps", "num_blocks"), [(0, 1), (1, 1), (100, 3), (5000, 100)])
+def test_blocks_cover_all_durations_once(num_steps: int, num_blocks: int) -> None:
+    align = AnchorAlign(1, 1, max_duration=100, bins=1, context_bins=0)
+    blocks = align.blocks(num_steps)
+    assert len(blocks) == num_blocks
+    assert [d for first, end in blocks for d in range(first, end)] == list(range(100))
+
+
+def test_a_block_is_the_same_anchors_as_the_whole() -> None:
+    table = torch.randn(9, 4, 5, generator=torch.Generator().manual_seed(0))
+    whole = sample(table, 6, 4)
+    assert torch.equal(sample(table, 6, 4, (2, 5)), whole[2:5])
