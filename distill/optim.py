@@ -7,14 +7,20 @@ per iteration, and an exponential moving average that is evaluated instead of th
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from tad_distill.distill.heads import Head
-
 FINAL_LR = 1e-8
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """A module with parameters that learn more slowly: a head, a backbone in the loop."""
+
+    def lr_scales(self) -> dict[str, float]:
+        """The share of the learning rate of each such parameter, by its name in the module."""
 
 
 def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
@@ -22,8 +28,8 @@ def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[
 
     What decays are the weights of products: parameters named ``weight`` with two or more axes, of
     linear, convolution and attention layers, torch's own or ours. Biases, norms, scales,
-    embeddings and everything else do not. Parameters for which a head names a share of the
-    learning rate (``Head.lr_scales``) have groups of their own, after the first two.
+    embeddings and everything else do not. Parameters for which a module names a share of the
+    learning rate (:class:`Paced`) have groups of their own, after the first two.
 
     Args:
         modules: Modules to train; a parameter that occurs twice is taken once.
@@ -38,7 +44,7 @@ def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[
     scales: dict[int, float] = {}
     for root in modules:
         for module in root.modules():
-            if isinstance(module, Head):
+            if isinstance(module, Paced):
                 shares = module.lr_scales()
                 scales |= {id(module.get_parameter(name)): shares[name] for name in shares}
             for name, parameter in module.named_parameters(recurse=False):

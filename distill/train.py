@@ -22,7 +22,7 @@ from tad_distill.data.batch import Batch
 from tad_distill.data.dataset import Windows
 from tad_distill.distill import checkpoint, optim
 from tad_distill.distill.config import Experiment, dump
-from tad_distill.distill.model import build
+from tad_distill.distill.model import Detector, Outputs, build
 from tad_distill.distill.objective import Objective
 from tad_distill.distill.predict import LAYOUT, pick_device
 from tad_distill.distill.run_folder import RunFolder
@@ -68,22 +68,12 @@ class Trainer:
         self.experiment = experiment
         self.sources = sources
         self.device = device
-        settings, dataset = experiment.train, sources.dataset
+        settings = experiment.train
         # Here and not before: to open a teacher draws numbers that the control does not draw.
         checkpoint.seed_everything(settings.seed)
-        self.model = build(
-            experiment.model,
-            experiment.head,
-            experiment.fusion,
-            dataset.grid.dims,
-            len(sources.annotations.labels),
-        )
+        self.model = self._make_model()
         teacher = None if sources.teacher is None else sources.teacher.model
         self.objective = Objective(experiment.objective, self.model, experiment.transfers, teacher)
-        if experiment.data.standardise:
-            for stream, (mean, std) in statistics(dataset).items():
-                if stream in self.model.streams:
-                    self.model.set_statistics(stream, mean, std)
         self.model.to(device)
         self.objective.to(device)
         # The state stays the plain model's; only its forward is compiled.
@@ -154,6 +144,25 @@ class Trainer:
                 if last:
                     break
 
+    def _make_model(self) -> Detector:
+        """What is trained; a new detector, standardising by the training videos."""
+        experiment, dataset = self.experiment, self.sources.dataset
+        parts = experiment.model, experiment.head, experiment.fusion
+        model = build(*parts, dataset.grid.dims, len(self.sources.annotations.labels))
+        if experiment.data.standardise:
+            for stream, (mean, std) in statistics(dataset).items():
+                if stream in model.streams:
+                    model.set_statistics(stream, mean, std)
+        return model
+
+    def _outputs(self, batch: Batch) -> Outputs:
+        """What the detector says of a batch on its device."""
+        return self._forward(batch.feats, batch.mask)
+
+    def _score(self, validation: Validation, model: Detector) -> float:
+        """The validation mAP of weights in eval mode."""
+        return validation.score(model)
+
     def _learn(self, batch: Batch, epoch: int) -> None:
         """Make one step; refuse to make it with numbers that are not finite."""
         settings = self.experiment.train
@@ -162,14 +171,12 @@ class Trainer:
         self.objective.train()
         moved = batch.to(self.device)
         with self._autocast():
-            outputs = self._forward(moved.feats, moved.mask)
-            terms = self.objective(outputs, moved)
+            terms = self.objective(self._outputs(moved), moved)
             loss = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
-        longest = settings.clip_norm or float("inf")
-        norm = nn.utils.clip_grad_norm_(self._parameters, longest)
+        norm = nn.utils.clip_grad_norm_(self._parameters, settings.clip_norm or math.inf)
         # One transfer from the device for all that is looked at.
         *values, gradient = torch.stack([*terms.values(), norm.to(loss)]).tolist()
         self._refuse_infinite(dict(zip(terms, values, strict=True)), gradient, batch, epoch)
@@ -202,7 +209,8 @@ class Trainer:
         row = {"epoch": epoch, "step": self.step, "loss": sum(means.values()), **means}
         row |= {"lr": self.optimizer.param_groups[0]["lr"], "steps_per_s": steps_per_s}
         folder.history.append(row)
-        console.log("train", **row, of=self.num_steps)
+        eta_s = round((self.num_steps - self.step) / steps_per_s)
+        console.log("train", **row, of=self.num_steps, eta_s=eta_s)
         self.sums, self.num_summed = {}, 0
 
     def _validate(self, folder: RunFolder, epoch: int, last: bool) -> None:
@@ -212,7 +220,7 @@ class Trainer:
             return
         model = copy.deepcopy(self.model).eval()
         model.load_state_dict(self.average.state)
-        score = self.validation.score(model)
+        score = self._score(self.validation, model)
         row = {"epoch": epoch, "step": self.step, "validation_mAP": score}
         folder.history.append(row)
         console.log("validate", subset=self.experiment.data.validation_subset, **row)
@@ -226,11 +234,10 @@ class Trainer:
 
     def _batches(self, epoch: int, position: int) -> Iterator[Batch]:
         """The batches of an epoch, from the given one on."""
-        workers = self.experiment.train.workers
         windows = Windows(self.sources.dataset, epoch)
         collate = self.experiment.data.batch
         plan = self._plan(epoch)[position:]
-        if not workers:
+        if not (workers := self.experiment.train.workers):
             return (collate([windows[i] for i in indices]) for indices in plan)
         # A generator of its own: the loader must not draw from the run's random stream.
         return iter(

@@ -31,6 +31,7 @@ class Validation:
             grid.base,
             grid.target_len,
             data.cache_mb * 2**20,
+            grid.step_s,
         )
         subset = sources.annotations.subset(data.validation_subset)
         self.videos = sources.dataset.present(sorted(subset.videos), self.grid)
@@ -43,7 +44,12 @@ class Validation:
             )
         console.log("validation_set", subset=data.validation_subset, videos=len(self.videos))
 
-    def score(self, model: Detector) -> float:
-        """The mean over tIoU 0.3 to 0.7 of the mAP; the model is in eval mode."""
-        found = predict_on(self.grid, model, self.experiment, self.labels, self.videos)
+    def score(self, model: Detector, grid: Grid | None = None) -> float:
+        """The mean over tIoU 0.3 to 0.7 of the mAP.
+
+        Args:
+            model: In eval mode.
+            grid: Features of the same videos to read in place of the stored ones.
+        """
+        found = predict_on(grid or self.grid, model, self.experiment, self.labels, self.videos)
         return mean_ap(self.annotations, found, TIOU).average_mAP
