@@ -143,6 +143,8 @@ def load(backbone: Backbone, path: Path) -> dict[str, Any]:
     }
     if adapted:
         provenance["first_convolution"] = adapted
+    if any("flow" in how for how in adapted.values()):
+        warn(f"{path}: trained on 5 pairs of flow, shown one; modality.flow.stack=5 shows five")
     return provenance
 
 
@@ -218,6 +220,8 @@ def _recognise(path: Path, named: Mapping[str, Tensor]) -> Layout:
             return layout
     known = ", ".join([OWN_LAYOUT, *(layout.name for layout in layouts())])
     has = f"it has keys like {_some(list(named))}" if named else "it has no tensors"
+    if "conv3d_1a_7x7.conv3d.weight" in named:
+        has = "it is hassony2's port of I3D, which pads otherwise; take pytorch-i3d's file"
     raise UserError(f"{path}: the layout is none of {known}; {has}")
 
 

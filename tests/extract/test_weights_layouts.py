@@ -281,13 +281,22 @@ def test_flow_weights_do_not_load_into_colour(tmp_path: Path) -> None:
         load(build("i3d"), path)
 
 
-def test_weights_for_five_pairs_of_flow_read_one_pair_as_five_equal_ones(tmp_path: Path) -> None:
+def test_the_other_port_of_i3d_is_not_mistaken_for_ours(tmp_path: Path) -> None:
+    named = {"conv3d_1a_7x7.conv3d.weight": torch.zeros(64, 3, 7, 7, 7)}
+    with pytest.raises(UserError, match="hassony2's port of I3D, which pads otherwise"):
+        load(build("i3d"), saved(tmp_path, named))
+
+
+def test_weights_for_five_pairs_of_flow_read_one_pair_as_five_equal_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch.manual_seed(0)
     trained = build("tsn50").eval()
     trained.adapt_channels(10)
     path = saved(tmp_path, mmaction_resnet(dict(trained.state_dict())))
     single, provenance = prepare("tsn50", "flow", 2, path)
     assert provenance["first_convolution"] == {"conv1.weight": "summed over its 5 pairs of flow"}
+    assert "modality.flow.stack=5" in capsys.readouterr().err
     pair = torch.randn(1, 2, 2, 32, 32)
     with torch.inference_mode():
         expected = trained(pair.repeat(1, 1, 5, 1, 1))
