@@ -1,12 +1,52 @@
-"""A small head, so that tests of the model and its losses need none of the real ones."""
+"""A tiny head, so that most tests need none of the real ones, and these with small settings."""
 
+import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tad_distill.distill.heads import Candidates, Head, HeadConfig, Predictions, Targets
+
+# Settings that make each head small; a new head must be listed here.
+SMALL: dict[str, dict[str, Any]] = {
+    "actionformer": {"embd_dim": 16, "num_heads": 2, "arch": (2, 1, 2), "window": (5,)},
+    "tadtr": {
+        "hidden_dim": 16,
+        "num_heads": 2,
+        "num_points": 2,
+        "num_encoder_layers": 1,
+        "num_decoder_layers": 2,
+        "feedforward_dim": 32,
+        "num_queries": 7,
+        "norm_groups": 4,
+    },
+    "gtad": {
+        "embd_dim": 16,
+        "embd_groups": 2,
+        "graph_width": 16,
+        "graph_groups": 4,
+        "align_dim": 24,
+        "map_dim": 16,
+        "max_duration": 8,
+        "extra_positives": 0.0,
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def small_head() -> Callable[[str], HeadConfig]:
+    """The settings of a small head of each kind."""
+
+    def settings(kind: str) -> HeadConfig:
+        module = importlib.import_module(f"tad_distill.distill.heads.{kind}")
+        config: HeadConfig = module.Config(**SMALL[kind])
+        return config
+
+    return settings
 
 
 @dataclass(frozen=True, kw_only=True)

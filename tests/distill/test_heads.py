@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,38 +12,19 @@ from tad_distill import config
 from tad_distill.distill.heads import Head, HeadConfig, Targets
 
 HEADS = config.members("tad_distill.distill.heads")
-# Settings that make each head small; a new head must be listed here.
-SMALL: dict[str, dict[str, Any]] = {
-    "actionformer": {"embd_dim": 16, "num_heads": 2, "arch": (2, 1, 2), "window": (5,)},
-    "tadtr": {
-        "hidden_dim": 16,
-        "num_heads": 2,
-        "num_points": 2,
-        "num_encoder_layers": 1,
-        "num_decoder_layers": 2,
-        "feedforward_dim": 32,
-        "num_queries": 7,
-        "norm_groups": 4,
-    },
-    "gtad": {
-        "embd_dim": 16,
-        "embd_groups": 2,
-        "graph_width": 16,
-        "graph_groups": 4,
-        "align_dim": 24,
-        "map_dim": 16,
-        "max_duration": 8,
-        "extra_positives": 0.0,
-    },
-}
 DIM, NUM_LABELS = 6, 3
 
 
-def build(kind: str) -> Head:
-    torch.manual_seed(0)
-    module = importlib.import_module(f"tad_distill.distill.heads.{kind}")
-    head: Head = module.Config(**SMALL[kind]).build(DIM, NUM_LABELS)
-    return head
+Build = Callable[[str], Head]
+
+
+@pytest.fixture
+def build(small_head: Callable[[str], HeadConfig]) -> Build:
+    def built(kind: str) -> Head:
+        torch.manual_seed(0)
+        return small_head(kind).build(DIM, NUM_LABELS)
+
+    return built
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -58,15 +39,15 @@ def targets(*segments: tuple[float, float]) -> Targets:
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_settings_survive_being_saved(kind: str) -> None:
+def test_settings_survive_being_saved(kind: str, small_head: Callable[[str], HeadConfig]) -> None:
     module = importlib.import_module(f"tad_distill.distill.heads.{kind}")
-    for settings in (module.Config(), module.Config(**SMALL[kind])):
+    for settings in (module.Config(), small_head(kind)):
         saved = json.loads(json.dumps(config.dump(settings)))
         assert config.build(HeadConfig, saved) == settings
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_predictions_have_the_shapes_of_the_contract(kind: str) -> None:
+def test_predictions_have_the_shapes_of_the_contract(kind: str, build: Build) -> None:
     head = build(kind).eval()
     predictions = head(*batch())
     num_predictions = predictions.logits.shape[1]
@@ -79,7 +60,7 @@ def test_predictions_have_the_shapes_of_the_contract(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_forward_is_predict_of_encode(kind: str) -> None:
+def test_forward_is_predict_of_encode(kind: str, build: Build) -> None:
     head = build(kind).eval()
     feats, mask = batch()
     levels = head.encode(feats, mask)
@@ -89,7 +70,7 @@ def test_forward_is_predict_of_encode(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_a_head_learns_a_batch(kind: str) -> None:
+def test_a_head_learns_a_batch(kind: str, build: Build) -> None:
     head = build(kind).train()
     wanted = [targets((3, 9), (12, 20)), targets((1, 6))]
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2)
@@ -107,7 +88,9 @@ def test_a_head_learns_a_batch(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("all_padding", [False, True])
-def test_a_batch_without_segments_gives_finite_gradients(kind: str, all_padding: bool) -> None:
+def test_a_batch_without_segments_gives_finite_gradients(
+    kind: str, build: Build, all_padding: bool
+) -> None:
     head = build(kind).train()
     feats, mask = batch()
     terms = head.loss(head(feats, mask & (not all_padding)), [targets(), targets()])
@@ -119,7 +102,7 @@ def test_a_batch_without_segments_gives_finite_gradients(kind: str, all_padding:
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_candidates_are_ordered_segments_with_scores(kind: str) -> None:
+def test_candidates_are_ordered_segments_with_scores(kind: str, build: Build) -> None:
     head = build(kind).eval()
     decoded = head.decode(head(*batch()))
     assert len(decoded) == 2
@@ -132,7 +115,7 @@ def test_candidates_are_ordered_segments_with_scores(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_a_saved_head_gives_the_same_predictions(kind: str) -> None:
+def test_a_saved_head_gives_the_same_predictions(kind: str, build: Build) -> None:
     head, other = build(kind).eval(), build(kind).eval()
     for parameter in other.parameters():
         torch.nn.init.normal_(parameter)
