@@ -63,6 +63,7 @@ class Dataset:
         self.videos = [video.name for video in used]
         self.labelled = [video.name in with_labels for video in used]
         self._segments = [self._annotated(*pair) for pair in zip(used, self.labelled, strict=True)]
+        self._windows = [pair for i in range(len(used)) for pair in self._starts(i)]
         self.counts = {
             "videos": len(names),
             "labelled": sum(self.labelled),
@@ -72,6 +73,8 @@ class Dataset:
             "missing": len(annotations.videos.keys() - {v.name for v in present}),
             "segments": sum(len(labels) for _, labels in self._segments),
         }
+        if config.window_overlap is not None:
+            self.counts["windows"] = len(self._windows)
 
     def __len__(self) -> int:
         """How many videos there are."""
@@ -105,8 +108,27 @@ class Dataset:
         segments, labels = self._segments[index]
         return _on_grid(segments, self.grid.timeline(self.videos[index])), labels
 
-    def window(self, index: int, epoch: int) -> Sample:
-        """The part of a video that is trained on in an epoch; the same whenever it is asked for.
+    @property
+    def num_windows(self) -> int:
+        """Windows of an epoch: one of each video, or with ``window_overlap`` all that count."""
+        return len(self._windows)
+
+    def window(self, number: int, epoch: int) -> Sample:
+        """A part of a video that is trained on in an epoch; the same whenever it is asked for.
+
+        Args:
+            number: Of the window, in ``range(num_windows)``; without ``window_overlap`` that of
+                the video.
+            epoch: Seeds what is random.
+        """
+        index, start = self._windows[number]
+        if start is None:
+            return self._random_window(index, epoch)
+        length = min(self.grid.num_steps(self.videos[index]), self.config.max_len)
+        return self._cut(index, start, length, *self._clipped(index, start, length))
+
+    def _random_window(self, index: int, epoch: int) -> Sample:
+        """One window of a video.
 
         ActionFormer's rule (libs/datasets/data_utils.py at 61ea7eb): a video longer than
         ``max_len`` gives a random window of that length, a shorter one a random window of a share
@@ -121,40 +143,71 @@ class Dataset:
             length = int(random.integers(max(least, 1), max(most, 1), endpoint=True))
         if length == num_steps:
             return self.whole(index)
-        timeline = self.grid.timeline(video)
-        segments, labels = self.on_grid(index)
-        # The first clip begins half a clip before its centre, the last one ends half a clip after.
-        margin = timeline.offset_frames / timeline.stride_frames
         for _ in range(config.crop_tries):
             start = int(random.integers(0, num_steps - length, endpoint=True))
-            clipped = segments.clamp(start - margin, start + length + margin)
-            inside = clipped[:, 1] - clipped[:, 0]
-            whole = segments[:, 1] - segments[:, 0]
-            kept = (whole > 0) & (inside >= config.trunc_thresh * whole)
-            if kept.any() or not len(kept):
+            clipped, share = self._clipped(index, start, length)
+            if self._kept(share).any() or not len(share):
                 break
+        return self._cut(index, start, length, clipped, share)
+
+    def _starts(self, index: int) -> list[tuple[int, int | None]]:
+        """The windows of a video, with their first steps; None for one at random."""
+        config = self.config
+        if config.window_overlap is None:
+            return [(index, None)]
+        last = max(self.grid.num_steps(self.videos[index]) - config.max_len, 0)
+        advance = max(round(config.max_len * (1 - config.window_overlap)), 1)
+        starts = [*range(0, last, advance), last]
+        if self.labelled[index] and len(self._segments[index][1]):
+            starts = [start for start in starts if self._counts(index, start)]
+        return [(index, start) for start in starts]
+
+    def _counts(self, index: int, start: int) -> bool:
+        """Whether enough of some segment lies in a window."""
+        length = min(self.grid.num_steps(self.videos[index]), self.config.max_len)
+        _, share = self._clipped(index, start, length)
+        return bool((self._kept(share) & (share >= self.config.window_keeps)).any())
+
+    def _clipped(self, index: int, start: int, length: int) -> tuple[Tensor, Tensor]:
+        """``(M, 2)`` a video's segments, cut to a window, and ``(M,)`` what share of each is left.
+
+        0 is the share of a segment of no length.
+        """
+        timeline = self.grid.timeline(self.videos[index])
+        segments, _ = self.on_grid(index)
+        # The first clip begins half a clip before its centre, the last one ends half a clip after.
+        margin = timeline.offset_frames / timeline.stride_frames
+        clipped = segments.clamp(start - margin, start + length + margin)
+        inside, whole = clipped[:, 1] - clipped[:, 0], segments[:, 1] - segments[:, 0]
+        return clipped, torch.where(whole > 0, inside / whole, 0.0)
+
+    def _kept(self, share: Tensor) -> Tensor:
+        return (share > 0) & (share >= self.config.trunc_thresh)
+
+    def _cut(self, index: int, start: int, length: int, clipped: Tensor, share: Tensor) -> Sample:
+        video, kept = self.videos[index], self._kept(share)
         return Sample(
             video=video,
             feats=_tensors(self.grid.read(video, start, start + length)),
             segments=clipped[kept] - start,
-            labels=labels[kept],
+            labels=self._segments[index][1][kept],
             labelled=self.labelled[index],
-            timeline=timeline.cropped(start),
+            timeline=self.grid.timeline(video).cropped(start),
         )
 
     def batches(self, epoch: int, size: int, size_unlabelled: int) -> list[list[int]]:
-        """Which videos make up each batch of an epoch: all labelled ones once, in random order.
+        """Which windows make up each batch of an epoch: all labelled ones once, in random order.
 
-        Labelled videos that fill no batch wait for the next epoch. Unlabelled ones are added to
+        Labelled windows that fill no batch wait for the next epoch. Unlabelled ones are added to
         each batch, drawn anew per epoch.
 
         Args:
             epoch: Seeds the order.
-            size: Labelled videos per batch; fewer if there are fewer.
-            size_unlabelled: Unlabelled videos per batch, if there are any.
+            size: Labelled windows per batch; fewer if there are fewer.
+            size_unlabelled: Unlabelled windows per batch, if there are any.
         """
         random = np.random.default_rng([self.seed, epoch])
-        flags = np.array(self.labelled, dtype=bool)
+        flags = np.array([self.labelled[index] for index, _ in self._windows], dtype=bool)
         labelled, unlabelled = np.flatnonzero(flags), np.flatnonzero(~flags)
         if not len(labelled):
             return []
@@ -218,12 +271,12 @@ class Windows(torch.utils.data.Dataset[Sample]):
     epoch: int
 
     def __len__(self) -> int:
-        """How many videos there are."""
-        return len(self.dataset)
+        """How many windows there are."""
+        return self.dataset.num_windows
 
-    def __getitem__(self, index: int) -> Sample:
-        """A video's window."""
-        return self.dataset.window(index, self.epoch)
+    def __getitem__(self, number: int) -> Sample:
+        """A window."""
+        return self.dataset.window(number, self.epoch)
 
 
 def _choose(count: int, fraction: float, seed: int) -> list[int]:

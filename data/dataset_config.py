@@ -21,6 +21,9 @@ class DataConfig:
         grid: Stream whose steps are the common grid; by default the first that the model reads.
             A teacher and its student need the same grid.
         target_len: Resample every video to this many steps.
+        step_s: Resample every video to steps of this many seconds, so that what counts steps
+            (windows, ranges, anchors) means the same for every backbone; a grid whose own steps
+            are within 2 % of that stays as it is. 0: as the features are.
         standardise: Bring each channel to mean 0 and variance 1 over the training videos.
         max_len: Train on windows of at most this many steps.
         pad: Pad to the longest sample of a batch, or at least to ``max_len`` (ActionFormer's rule).
@@ -29,6 +32,11 @@ class DataConfig:
             ``max_len``; not set: on the whole video.
         trunc_thresh: A segment is kept in a window if at least this share of it lies inside.
         crop_tries: Draw a window at most this often until a segment is kept.
+        window_overlap: Train on all windows of ``max_len`` steps that overlap by this share and
+            keep a segment, in place of one random window of each video (0.75 in TadTR, 0.5 in
+            G-TAD, for THUMOS'14). The last window of a video overlaps more.
+        window_keeps: Of these windows take those in which some segment lies with at least this
+            share; below ``trunc_thresh`` it says nothing.
         label_fraction: Use the labels of this share of the labelled videos only.
         label_seed: Which videos these are; larger shares contain the smaller ones.
         unlabelled: Train on videos without labels as well; only a teacher's lessons need none.
@@ -46,6 +54,7 @@ class DataConfig:
     validation_subset: str | None = None
     grid: str | None = None
     target_len: int | None = None
+    step_s: float = 0.0
     standardise: bool = True
     max_len: int = 2304
     pad: Literal["longest", "max_len"] = "longest"
@@ -53,6 +62,8 @@ class DataConfig:
     crop_ratio: tuple[float, float] | None = (0.9, 1.0)
     trunc_thresh: float = 0.5
     crop_tries: int = 200
+    window_overlap: float | None = None
+    window_keeps: float = 0.0
     label_fraction: float = 1.0
     label_seed: int = 0
     unlabelled: bool = False
@@ -82,6 +93,12 @@ class DataConfig:
             raise ValueError(
                 f"target_len must be in 1..max_len, got {self.target_len} and {self.max_len}"
             )
+        if self.step_s < 0 or (self.step_s and self.target_len is not None):
+            raise ValueError(
+                f"step_s must not be negative, nor set beside target_len, got {self.step_s}"
+            )
+        if self.window_overlap is not None and not 0 <= self.window_overlap < 1:
+            raise ValueError(f"window_overlap must be in [0, 1), got {self.window_overlap}")
 
     def batch(self, samples: Sequence[Sample]) -> Batch:
         """Samples padded by the rule of ``pad`` and ``pad_multiple``."""

@@ -16,6 +16,9 @@ from tad_distill.data.timeline import Timeline
 
 Features = NDArray[np.floating]
 
+# Steps that differ by no more than this share count as equal long: 29.97 and 30 frames per second.
+SAME_PACE = 0.02
+
 
 class Grid:
     """The common temporal grid of some streams, and their features on it.
@@ -27,6 +30,8 @@ class Grid:
         base: The stream whose own steps are the grid.
         target_len: If given, every video's grid is resampled to this many steps.
         cache_bytes: Keep whole videos in memory up to this much.
+        step_s: If not 0, every video's grid is resampled to steps of this many seconds; one whose
+            own steps are within 2 % of that stays as it is.
     """
 
     def __init__(
@@ -35,6 +40,7 @@ class Grid:
         base: Stream,
         target_len: int | None = None,
         cache_bytes: int = 0,
+        step_s: float = 0.0,
     ) -> None:
         """Check that the streams hold vectors."""
         for name, stream in streams.items():
@@ -46,6 +52,7 @@ class Grid:
         self.streams = dict(streams)
         self.base = base
         self.target_len = target_len
+        self.step_s = step_s
         self.dims = {name: stream.spec.shape[0] for name, stream in streams.items()}
         self._room = cache_bytes
         self._cache: dict[str, dict[str, Features]] = {}
@@ -57,12 +64,20 @@ class Grid:
 
     def num_steps(self, video: str) -> int:
         """Steps of a video's grid."""
-        return self.target_len or self.base.entry(video).num_steps
+        own, num_own = self.base.timeline(video), self.base.entry(video).num_steps
+        if self._paced(own):
+            return max(1, round(num_own * own.step_s / self.step_s))
+        return self.target_len or num_own
 
     def timeline(self, video: str) -> Timeline:
         """Where the steps of a video's grid lie in time."""
         own = self.base.timeline(video)
+        if self._paced(own):
+            return own.paced(self.step_s)
         return own.resampled(self.base.entry(video).num_steps, self.num_steps(video))
+
+    def _paced(self, own: Timeline) -> bool:
+        return self.step_s > 0 and abs(own.step_s / self.step_s - 1) > SAME_PACE
 
     def read(self, video: str, start: int = 0, stop: int | None = None) -> dict[str, Features]:
         """Features of the steps ``start`` to ``stop`` of a video's grid.

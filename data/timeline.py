@@ -78,6 +78,19 @@ class Timeline:
             offset_frames=self.offset_frames + (ratio - 1) / 2 * self.stride_frames,
         )
 
+    def paced(self, step_s: float) -> "Timeline":
+        """The timeline of steps of this many seconds, from where the first feature's cell begins.
+
+        >>> Timeline.of_clips(fps=10, clip_frames=8, stride_frames=8).paced(0.2).to_seconds(0.0)
+        0.1
+        """
+        stride_frames = step_s * self.fps
+        return replace(
+            self,
+            stride_frames=stride_frames,
+            offset_frames=self.offset_frames + (stride_frames - self.stride_frames) / 2,
+        )
+
 
 def nearest_frames(
     times_s: NDArray[np.floating], fps: float, end_s: float | None = None

@@ -75,7 +75,7 @@ class Projection(nn.Module):
     """
 
     def __init__(self, dim_in: int, dim: int, num_layers: int, kernel_size: int) -> None:
-        """Start with torch's default weights; ``kernel_size`` is odd."""
+        """Start with torch's default weights; ``kernel_size`` is odd; no layer changes nothing."""
         super().__init__()
         self.kernel_size = kernel_size
         widths = [dim_in, *[dim] * num_layers]
@@ -88,6 +88,8 @@ class Projection(nn.Module):
 
     def forward(self, feats: Tensor, mask: Tensor) -> Tensor:
         """``(B, T, dim_in)`` to ``(B, T, dim)``, both zero where not real."""
+        if not len(self.convs):
+            return feats
         num_steps = mask.shape[1]
         # A convolution needs as many steps as its kernel reaches.
         lacking = max(0, self.kernel_size - num_steps)

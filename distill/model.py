@@ -34,7 +34,8 @@ class ModelConfig:
         appearance: The stream of a ``decomposed`` detector's appearance branch.
         motion: The stream of its motion branch.
         dim: Width of a branch's features.
-        num_layers: Convolutions in a branch's projection phi.
+        num_layers: Convolutions in a branch's projection phi; 0, of a ``single`` detector, lets
+            the head read the streams themselves, whatever ``dim`` says.
         kernel_size: Their width in grid steps, odd.
         share: Whether the branches share the whole head, or only the classifier and regressor
             with an encoder each.
@@ -61,10 +62,14 @@ class ModelConfig:
             raise ValueError("a decomposed detector needs appearance and motion, and no streams")
         if len(set(self.streams)) < len(self.streams):
             raise ValueError(f"streams: named twice, in {', '.join(self.streams)}")
-        if self.dim < 1 or self.num_layers < 1 or self.kernel_size < 1 or not self.kernel_size % 2:
+        if self.dim < 1 or self.kernel_size < 1 or not self.kernel_size % 2:
             raise ValueError(
-                "dim and num_layers must be positive and kernel_size odd, got "
-                f"dim={self.dim}, num_layers={self.num_layers}, kernel_size={self.kernel_size}"
+                "dim must be positive and kernel_size odd, got "
+                f"dim={self.dim}, kernel_size={self.kernel_size}"
+            )
+        if self.num_layers < (0 if self.kind == "single" else 1):
+            raise ValueError(
+                f"num_layers must be at least 1, or 0 with kind=single, got {self.num_layers}"
             )
         if self.noise < 0 or not 0 <= self.dropout < 1:
             raise ValueError(
@@ -179,9 +184,10 @@ class Single(Detector):
         super().__init__()
         self.streams = config.all_streams
         self.num_labels = num_labels
-        self.widths = {"joint": config.dim}
         self.branch = _branch(config, config.streams, dims)
-        self.joint_head = head.build(config.dim, num_labels)
+        width = config.dim if config.num_layers else self.branch.entrance.dim_out
+        self.widths = {"joint": width}
+        self.joint_head = head.build(width, num_labels)
         self.branch_head = None
 
     def forward(self, feats: Mapping[str, Tensor], mask: Tensor) -> Outputs:

@@ -183,7 +183,7 @@ def predict(
     check_streams(run, store, allow_other_spec)
     data = run.experiment.data
     streams = {name: store.stream(name) for name in run.model.streams}
-    grid = Grid(streams, store.stream(run.base_spec.stream), data.target_len)
+    grid = Grid(streams, store.stream(run.base_spec.stream), data.target_len, step_s=data.step_s)
     if videos is None:
         there = grid.base.videos
         videos = [video for video in there if not grid.lacking(video)]

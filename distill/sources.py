@@ -102,6 +102,12 @@ def open_sources(experiment: Experiment, device: torch.device) -> Sources:
             f"{data.annotations}: no video of subset {data.subset!r} has annotations: "
             "there is nothing to learn"
         )
+    if not dataset.batches(0, 1, 0):
+        raise UserError(
+            f"{data.annotations}: in no window of {data.max_len} steps lies enough of a segment of "
+            f"subset {data.subset!r}; raise data.max_len, or lower data.trunc_thresh "
+            f"({data.trunc_thresh:g}) and data.window_keeps ({data.window_keeps:g})"
+        )
     return Sources(store, annotations, dataset, teacher)
 
 
@@ -122,7 +128,7 @@ def make_grid(store: Store, streams: Iterable[str], experiment: Experiment) -> G
             f"; preset {experiment.preset} needs them: {_remedy(lacking)}"
         )
     opened = {name: store.stream(name) for name in names}
-    return Grid(opened, store.stream(base), data.target_len, data.cache_mb * 2**20)
+    return Grid(opened, store.stream(base), data.target_len, data.cache_mb * 2**20, data.step_s)
 
 
 def _remedy(lacking: list[str]) -> str:
@@ -151,17 +157,20 @@ def check_teacher(
             f"{len(labels)}; only the teacher: {', '.join(only_teacher) or 'none'}; only the "
             f"annotations: {', '.join(only_student) or 'none'}; train it on the same annotations"
         )
-    theirs, ours = teacher.experiment.data.target_len, experiment.data.target_len
+    theirs, ours = teacher.experiment.data, experiment.data
     same_steps = teacher.base_spec.differences(grid.base.spec) == [] or all(
         getattr(teacher.base_spec, key) == getattr(grid.base.spec, key)
         for key in ("fps", "clip_frames", "stride_frames", "offset_frames")
     )
-    if theirs != ours or not same_steps:
+    # Both resampled to steps of the same length: their own steps do not matter.
+    same_steps = same_steps or theirs.step_s > 0
+    if (theirs.target_len, theirs.step_s) != (ours.target_len, ours.step_s) or not same_steps:
         raise UserError(
             f"{teacher.path}: the teacher's grid is that of {teacher.base_spec.stream} "
-            f"(target_len={theirs}), the student's that of {grid.base.name} (target_len={ours}): "
-            "their predictions do not correspond; train both with one data.grid and "
-            "data.target_len"
+            f"(target_len={theirs.target_len}, step_s={theirs.step_s:g}), the student's that of "
+            f"{grid.base.name} (target_len={ours.target_len}, step_s={ours.step_s:g}): their "
+            "predictions do not correspond; train both with one data.grid, data.target_len and "
+            "data.step_s"
         )
 
 

@@ -106,6 +106,49 @@ def test_a_window_is_drawn_again_until_a_segment_is_kept(make: Callable[..., Dat
     assert empty.segments.shape == (0, 2) and empty.labelled
 
 
+@pytest.mark.parametrize("keeps", [0.0, 0.95])
+def test_all_windows_in_which_enough_of_a_segment_lies_are_trained_on(
+    make: Callable[..., Dataset], keeps: float
+) -> None:
+    rows = {"u": [("run", 3.0, 4.6), ("jump", 8.0, 8.5)], "v": [("run", 0.5, 1.0)], "w": []}
+    settings = {"max_len": 20, "window_overlap": 0.75, "trunc_thresh": 0.75, "window_keeps": keeps}
+    dataset = make(annotated(**rows), {"u": 103, "v": 12, "w": 50}, **settings)
+    # By hand, in steps of 0.1 s: windows begin every 5 steps, the last one ends with the video.
+    expected: list[tuple[int, list[list[float]]]] = []
+    for start in [*range(0, 83, 5), 83]:
+        kept, shares = [], []
+        for _, start_s, end_s in rows["u"]:
+            first, last = start_s * FPS - 0.5, end_s * FPS - 0.5
+            left, right = max(first, start - 0.5), min(last, start + 20.5)
+            share = max(right - left, 0) / (last - first)
+            if share >= 0.75 - 1e-6:
+                kept.append([left - start, right - start])
+                shares.append(share)
+        if shares and max(shares) >= keeps - 1e-6:
+            expected.append((start, kept))
+    expected.append((0, [[4.5, 9.5]]))  # a video shorter than a window is one
+    assert dataset.num_windows == dataset.counts["windows"] == len(expected)
+    for number, (start, segments) in enumerate(expected):
+        sample = dataset.window(number, epoch=number)
+        assert sample.feats["a:rgb"][0].item() == start
+        torch.testing.assert_close(sample.segments, torch.tensor(segments))
+        assert sample.timeline.to_seconds(0.0) == pytest.approx((start + 0.5) / FPS)
+    plan = dataset.batches(0, 4, 0)
+    assert len(plan) == len(expected) // 4 and len({i for row in plan for i in row}) == 4 * len(
+        plan
+    )
+    assert dataset.batches(1, 4, 0) != plan
+
+
+def test_unlabelled_videos_give_all_their_windows(make: Callable[..., Dataset]) -> None:
+    rows, lengths = annotated(u=[("run", 0.0, 1.0)], w=[]), {"u": 20, "w": 50}
+    dataset = make(rows, lengths, max_len=20, window_overlap=0.5, unlabelled=True)
+    samples = [dataset.window(i, 0) for i in range(dataset.num_windows)]
+    assert [sample.video for sample in samples] == ["u", "w", "w", "w", "w"]
+    assert [sample.labelled for sample in samples] == [True, False, False, False, False]
+    assert all(row[0] == 0 and set(row[1:]) < {1, 2, 3, 4} for row in dataset.batches(0, 8, 2))
+
+
 def test_the_same_window_comes_whenever_it_is_asked_for(make: Callable[..., Dataset]) -> None:
     annotations, lengths = annotated(u=[("run", 1, 2)], v=[("run", 1, 9)]), {"u": 90, "v": 90}
     first = make(annotations, lengths, seed=3, max_len=30)
@@ -273,6 +316,9 @@ def test_the_fingerprint_names_what_is_learned(make: Callable[..., Dataset]) -> 
         {"crop_ratio": (0.9, 0.5)},
         {"target_len": 100, "max_len": 50},
         {"max_len": 0},
+        {"step_s": -1.0},
+        {"step_s": 0.1, "target_len": 10},
+        {"window_overlap": 1.0},
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:

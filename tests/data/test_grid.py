@@ -38,6 +38,57 @@ def test_equal_cells_are_interpolated_as_torch_does(
     assert timeline.to_seconds(num_to - 0.5) == pytest.approx(num_from / 10)
 
 
+@pytest.mark.parametrize(("num_from", "step_s", "num_to"), [(12, 0.05, 24), (12, 0.2, 6)])
+def test_steps_of_a_length_in_seconds_divide_the_cells_of_the_features(
+    tmp_path: Path, add_stream: AddStream, num_from: int, step_s: float, num_to: int
+) -> None:
+    feats = random(num_from, 4)
+    stream = add_stream(tmp_path, "a:rgb", {"v": feats})
+    grid = Grid({"a:rgb": stream}, stream, step_s=step_s)
+    assert grid.num_steps("v") == num_to
+    expected = torch_interpolate(
+        torch.from_numpy(feats.T[None]), num_to, mode="linear", align_corners=False
+    )[0].T
+    np.testing.assert_allclose(grid.read("v")["a:rgb"], expected.numpy(), atol=1e-5)
+    timeline = grid.timeline("v")
+    assert timeline.step_s == pytest.approx(step_s)
+    assert timeline.to_seconds(-0.5) == pytest.approx(0.0)
+
+
+def test_features_of_nearly_that_pace_stay_as_they_are(
+    tmp_path: Path, add_stream: AddStream
+) -> None:
+    feats = random(50, 4)
+    stream = add_stream(tmp_path, "a:rgb", {"v": feats}, fps=29.97, stride_frames=4)
+    grid = Grid({"a:rgb": stream}, stream, step_s=4 / 30)
+    assert np.array_equal(grid.read("v")["a:rgb"], feats)
+    assert grid.timeline("v") == stream.timeline("v")
+    paced = Grid({"a:rgb": stream}, stream, step_s=4 / 25)
+    assert paced.num_steps("v") == round(50 * 25 / 29.97)
+    # The length is that of a step, to the last one: no video is stretched a little.
+    assert paced.timeline("v").step_s == pytest.approx(0.16)
+
+
+def test_streams_of_any_pace_begin_their_steps_together(
+    tmp_path: Path, add_stream: AddStream
+) -> None:
+    coarse = add_stream(
+        tmp_path,
+        "c:rgb",
+        {"v": random(8, 2)},
+        clip_frames=8,
+        stride_frames=8,
+        offset_frames=4,
+    )
+    fine = add_stream(tmp_path, "f:rgb", {"v": random(64, 2)})
+    grids = [Grid({s.name: s}, s, step_s=0.2) for s in (coarse, fine)]
+    assert [grid.num_steps("v") for grid in grids] == [32, 32]
+    first, second = (grid.timeline("v").to_seconds(np.arange(32.0)) for grid in grids)
+    np.testing.assert_allclose(first, second, atol=1e-9)
+    one = Grid({"c:rgb": coarse}, coarse, step_s=100.0)
+    assert one.num_steps("v") == 1 and one.read("v")["c:rgb"].shape == (1, 2)
+
+
 def test_a_signal_of_time_reads_the_same_from_every_stream(
     tmp_path: Path, add_stream: AddStream
 ) -> None:

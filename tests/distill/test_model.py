@@ -222,7 +222,12 @@ def test_statistics_travel_with_the_weights_and_half_precision_is_read(make: Mak
         ({"kind": "decomposed", "appearance": "a"}, "needs appearance and motion"),
         ({"kind": "decomposed", "appearance": "a", "motion": "b", "streams": ["a"]}, "no streams"),
         ({"streams": ["a"], "kernel_size": 2}, "kernel_size odd"),
-        ({"streams": ["a"], "num_layers": 0}, "must be positive"),
+        ({"streams": ["a"], "dim": 0}, "dim must be positive"),
+        ({"streams": ["a"], "num_layers": -1}, "num_layers must be at least 1, or 0"),
+        (
+            {"kind": "decomposed", "appearance": "a", "motion": "b", "num_layers": 0},
+            "num_layers must be at least 1, or 0 with kind=single",
+        ),
         ({"streams": ["a"], "noise": -1.0}, "noise must not be negative"),
         ({"streams": ["a"], "dropout": 1.0}, r"dropout lie in \[0, 1\)"),
         ({"kind": "triple"}, "expected one of 'single', 'decomposed'"),
@@ -246,6 +251,17 @@ def test_a_decomposed_detector_with_concatenation_differs_in_the_fusion_alone(
     outputs = detector(*features())
     halves = torch.cat([outputs.feats["appearance"], outputs.feats["motion"]], dim=-1)
     assert torch.equal(outputs.feats["joint"], halves)
+
+
+def test_without_a_projection_the_head_reads_the_streams_themselves(tiny_head: HeadConfig) -> None:
+    streams = ("net:rgb", "net:tg")
+    model = ModelConfig(streams=streams, dim=7, num_layers=0)
+    detector = build(model, tiny_head, concat.Config(), DIMS, NUM_LABELS)
+    feats, mask = features()
+    read = torch.cat([feats[stream] for stream in streams], -1) * mask.unsqueeze(-1)
+    assert torch.equal(detector(feats, mask).feats["joint"], read)
+    assert detector.widths == {"joint": sum(DIMS[stream] for stream in streams)}
+    assert {name.partition(".")[0] for name, _ in detector.named_parameters()} == {"joint_head"}
 
 
 def test_a_single_detector_with_one_layer_still_projects(tiny_head: HeadConfig) -> None:

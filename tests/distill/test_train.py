@@ -362,6 +362,13 @@ def test_a_teacher_of_coarser_features_teaches_on_the_grid_of_the_student(
         train(student(*settings, f'teacher.run="{tmp_path / "own"}"'), tmp_path / "run")
     train(experiment(*settings, slow, 'data.grid="made:rgb"'), tmp_path / "shared")
     train(student(*settings, f'teacher.run="{tmp_path / "shared"}"'), tmp_path / "run")
+    # Of steps of one length in seconds it does not matter whose they were.
+    paced = (*settings, "data.step_s=0.25")
+    train(experiment(*paced, slow), tmp_path / "paced")
+    teacher = f'teacher.run="{tmp_path / "paced"}"'
+    with pytest.raises(UserError, match=r"step_s=0.25\).*step_s=0\): their predictions do not"):
+        train(student(*settings, teacher), tmp_path / "other")
+    train(student(*paced, teacher), tmp_path / "other")
     # Alone, it finds actions on the grid that it was trained on.
     found = predict(Run.load(tmp_path / "shared", "cpu"), Store.open(tmp_path / "store"), ["v00"])
     assert set(found["video"]) == {"v00"}
@@ -378,6 +385,9 @@ def test_missing_streams_and_paths_are_named_at_once(
         train(without, tmp_path)
     with pytest.raises(UserError, match="no subset 'trainig'; subsets there are: test, training"):
         train(experiment('data.subset="trainig"'), tmp_path)
+    short = ("data.max_len=2", "data.window_overlap=0.0", "data.trunc_thresh=0.9")
+    with pytest.raises(UserError, match="no window of 2 steps lies enough of a segment of subset"):
+        train(experiment(*short), tmp_path)
 
 
 def test_validation_leaves_no_trace_in_the_training(
