@@ -1,5 +1,6 @@
 """Every backbone: a run with its halo gives what one pass over the whole video gives."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,15 @@ def made(name: str, keys: set[str]) -> Backbone:
     return backbone.eval()
 
 
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join([case[0], *case[1]]))
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    """Every backbone in turn, built once."""
+    return made(*request.param)
+
+
 def averaging(backbone: Backbone) -> Backbone:
     """With kernels that average: no influence is lost, none grows."""
+    backbone = copy.deepcopy(backbone)
     for parameter in backbone.parameters():
         if parameter.ndim > 1:
             parameter.abs_().div_(
@@ -50,10 +58,8 @@ def padded(frames: Tensor, multiple: int) -> Tensor:
     return torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)])
 
 
-@pytest.mark.parametrize("name,keys", CASES)
 @torch.inference_mode()
-def test_a_run_with_its_halo_gives_what_one_pass_gives(name: str, keys: set[str]) -> None:
-    backbone = made(name, keys)
+def test_a_run_with_its_halo_gives_what_one_pass_gives(backbone: Backbone) -> None:
     halo = clips.halo_frames(ExtractConfig(), backbone)
     stride = backbone.stride_frames
     num_frames = 2 * halo + 70 + 2 * stride
@@ -64,10 +70,9 @@ def test_a_run_with_its_halo_gives_what_one_pass_gives(name: str, keys: set[str]
     torch.testing.assert_close(given, whole, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name,keys", CASES)
 @torch.inference_mode()
-def test_less_than_the_halo_is_not_enough(name: str, keys: set[str]) -> None:
-    backbone = averaging(made(name, keys))
+def test_less_than_the_halo_is_not_enough(backbone: Backbone) -> None:
+    backbone = averaging(backbone)
     halo, multiple = backbone.halo_frames, backbone.multiple_frames
     start = -(-halo // multiple) * multiple
     stride = backbone.stride_frames
@@ -82,20 +87,15 @@ def test_less_than_the_halo_is_not_enough(name: str, keys: set[str]) -> None:
     assert not torch.equal(dark, seen)
 
 
-@pytest.mark.parametrize("name,keys", CASES)
 @torch.inference_mode()
-def test_short_videos_give_a_feature_per_stride(name: str, keys: set[str]) -> None:
-    backbone = made(name, keys)
+def test_short_videos_give_a_feature_per_stride(backbone: Backbone) -> None:
     for num_frames in (1, 3, 17):
         frames = torch.rand(num_frames, 3, 8, 8)
         given = encoded(ExtractConfig(window_frames=64), backbone, frames)
         assert given.shape == (-(-num_frames // backbone.stride_frames), backbone.dim)
 
 
-@pytest.mark.parametrize("name,keys", CASES)
-def test_the_offset_is_the_middle_of_what_the_first_feature_sees(name: str, keys: set[str]) -> None:
-    with torch.device("meta"):
-        backbone = made(name, keys)
+def test_the_offset_is_the_middle_of_what_the_first_feature_sees(backbone: Backbone) -> None:
     stride = backbone.stride_frames
     for pool in (1, 2 * stride):
         cutter = clips.cutter(ExtractConfig(window_frames=64, pool_frames=pool), backbone)
