@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tad_distill.console import UserError
 from tad_distill.distill import official, set_loss
 from tad_distill.distill.heads import Targets
 from tad_distill.distill.heads.tadtr import Config, TadTR
@@ -184,6 +185,36 @@ def test_the_official_state_goes_in_and_out_unchanged(golden: Golden, golden_hea
     back = official.to_official(golden_head)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], state[name]) for name in state)
+
+
+def test_a_checkpoint_file_may_lack_or_hold_copies(
+    golden: Golden, golden_head: TadTR, tmp_path: Path
+) -> None:
+    state = official_state(golden)
+    copy = "transformer.decoder.segment_embed."
+    assert sum(name.startswith(copy) for name in state) == 18
+    without = {name: tensor for name, tensor in state.items() if not name.startswith(copy)}
+    only = {n: t for n, t in state.items() if not n.startswith("segment_embed.")}
+    for number, saved in enumerate((state, without, only)):
+        file = tmp_path / f"{number}.pth"
+        torch.save({"model": {f"module.{n}": t for n, t in saved.items()}, "epoch": 3}, file)
+        head = golden_head.config.build(64, 20)
+        official.load_official(head, official.read(file), str(file))
+        back = official.to_official(head)
+        assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
+
+
+def test_a_checkpoint_of_other_settings_is_refused(golden: Golden, golden_head: TadTR) -> None:
+    state = official_state(golden)
+    deeper = replace(golden_head.config, num_decoder_layers=4).build(64, 20)
+    with pytest.raises(UserError, match=r"missing tensors: 30 .*head.num_decoder_layers"):
+        official.load_official(deeper, state, "golden")
+    wider = replace(golden_head.config, num_queries=13).build(64, 20)
+    with pytest.raises(UserError, match=r"query_embed.weight: expected \(13, 64\), found"):
+        official.load_official(wider, state, "golden")
+    state["backbone.backbone.conv1.weight"] = torch.zeros(3)
+    with pytest.raises(UserError, match="image backbone"):
+        official.load_official(golden_head, state, "golden")
 
 
 def test_the_official_recipe_has_the_official_size() -> None:
