@@ -65,6 +65,7 @@ def test_a_wheel_brings_one_package_with_its_presets_and_no_tests(wheel: Path) -
     assert {top for top in tops if not top.endswith(".dist-info")} == {"tad_distill"}
     assert {"tad_distill/py.typed", "tad_distill/extract/tvl1/kernel.cpp"} <= {*names}
     assert {f"tad_distill/evaluate/page/{name}" for name in ("style.css", "script.js")} < set(names)
+    assert "tad_distill/extract/public/files.toml" in names
     assert not [name for name in names if "/tests/" in name or "conftest" in name]
     for presets in ("distill/presets", "distill/studies", "extract/presets"):
         on_disk = {path.name for path in (ROOT / presets).glob("*.toml")}
