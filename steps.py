@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -23,8 +23,7 @@ from typing import BinaryIO, Literal
 from tad_distill.console import UserError, check_stop, log, progress, stop_requested
 
 POLL_S = 0.05
-# How long to leave a step alone that another call is at.
-ELSEWHERE_S = 1.0
+ELSEWHERE_S = 1.0  # before another look at a step that another call is at
 COST = re.compile(r"^event=cost cpu_s=([\d.]+) wall_s=([\d.]+) memory_mb=(\d+)$")
 
 Args = list[str | int | Path]
@@ -50,13 +49,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step took, failed and interrupted attempts included.
-
-    Attributes:
-        cpu_s: Seconds of processor time.
-        wall_s: Seconds that it ran.
-        memory_mb: The most memory that it held at once.
-    """
+    """What a step took, attempts that failed included: processor time, time, most memory."""
 
     cpu_s: float
     wall_s: float
@@ -87,9 +80,8 @@ class _Running:
         end = os.fstat(self.file.fileno()).st_size
         if os.pread(self.file.fileno(), 1, end - 1) != b"\n":  # it ended in the middle of a line
             self.file.write(b"\n")
-        wall_s = time.monotonic() - self.started
-        cost = Cost(usage.ru_utime + usage.ru_stime, wall_s, usage.ru_maxrss // 1024)
-        self.file.write(_cost_line(cost))
+        cpu_s, wall_s = usage.ru_utime + usage.ru_stime, time.monotonic() - self.started
+        self.file.write(_cost_line(Cost(cpu_s, wall_s, usage.ru_maxrss // 1024)))
         self.file.flush()
         return self.process.returncode
 
@@ -101,20 +93,17 @@ def run_steps(plan: Sequence[Step], jobs: int, what: str, keep_going: bool = Fal
         plan: The steps, in order of preference.
         jobs: Processes at once; each gets one thread.
         what: Name of the whole, for the log.
-        keep_going: Run what can be run when a step has failed; otherwise stop.
-
-    Returns:
-        The failures, which can only be there with ``keep_going``.
+        keep_going: Run what can be run when a step has failed, and return why; otherwise stop.
 
     Raises:
         UserError: A step failed; the message holds its last line.
         Interrupted: A signal asked for a stop; the running steps were asked to stop as well.
     """
-    names = {step.name for step in plan}
-    assert len(names) == len(plan) and all(names.issuperset(step.needs) for step in plan)
-    done = {step.name for step in plan if state(step) == "done"}
+    by_name = {step.name: step for step in plan}
+    assert len(by_name) == len(plan) and all(by_name.keys() >= set(step.needs) for step in plan)
+    done = finished(plan)
     failed: dict[str, str] = {}
-    with _Pool(jobs) as pool, progress(what, len(plan)) as tick:
+    with _Pool(jobs, by_name) as pool, progress(what, len(plan)) as tick:
         tick(len(done))
         while not stop_requested():
             for step, code in pool.ended():
@@ -150,23 +139,30 @@ def state(step: Step) -> State:
     return "open"
 
 
+def finished(plan: Sequence[Step]) -> set[str]:
+    """The steps that need not be run: done, and no step that they need was done anew since."""
+    by_name = {step.name: step for step in plan}
+    found: set[str] = set()
+    left = {step.name: step for step in plan if state(step) == "done"}
+    while ready := [step for step in left.values() if found.issuperset(step.needs)]:
+        for step in ready:
+            del left[step.name]
+            if _is_current(step, by_name):
+                found.add(step.name)
+    return found
+
+
 def cost(step: Step) -> Cost | None:
     """What a finished step took; None if no log of this very command tells."""
     path = path_of(step, ".log")
-    found = _costs(path) if _is_of(step, path) else []
-    if not found:
+    if not _is_of(step, path) or not (found := _costs(path)):
         return None
     cpu_s, wall_s = sum(a.cpu_s for a in found), sum(a.wall_s for a in found)
     return Cost(cpu_s, wall_s, max(a.memory_mb for a in found))
 
 
 def explain(step: Step, code: int | None = None) -> str:
-    """Why a step has failed, in one line.
-
-    Args:
-        step: The step; its log tells.
-        code: How it ended, if known.
-    """
+    """Why a step has failed, in one line; ``code`` is how it ended, if known."""
     path = path_of(step, ".failed")
     lines = [line for line in path.read_text(errors="replace").splitlines()[1:] if line.strip()]
     said = [line for line in lines if not COST.match(line)] or ["it said nothing"]
@@ -184,8 +180,8 @@ def path_of(step: Step, ending: str) -> Path:
 class _Pool:
     """The processes of a plan."""
 
-    def __init__(self, jobs: int) -> None:
-        self.jobs = jobs
+    def __init__(self, jobs: int, plan: Mapping[str, Step]) -> None:
+        self.jobs, self.plan = jobs, plan
         self.running: dict[str, _Running] = {}
         self.elsewhere: dict[str, float] = {}  # when to look again
 
@@ -214,12 +210,8 @@ class _Pool:
         return found
 
     def start(self, ready: Sequence[Step]) -> set[str]:
-        """Start what there is room for.
-
-        Returns:
-            The steps that another call has finished meanwhile.
-        """
-        finished = set()
+        """Start what there is room for; names what another call has finished meanwhile."""
+        done = set()
         for step in ready:
             if step.name in self.running or self.elsewhere.get(step.name, 0) > time.monotonic():
                 continue
@@ -230,13 +222,13 @@ class _Pool:
                 if step.name not in self.elsewhere:
                     log("step_runs_elsewhere", name=step.name)
                 self.elsewhere[step.name] = time.monotonic() + ELSEWHERE_S
-            elif state(step) == "done":
+            elif state(step) == "done" and _is_current(step, self.plan):
                 path_of(step, ".running").unlink(missing_ok=True)
                 file.close()
-                finished.add(step.name)
+                done.add(step.name)
             else:
                 self.running[step.name] = _begin(step, file)
-        return finished
+        return done
 
 
 def _claim(step: Step) -> BinaryIO | None:
@@ -255,8 +247,9 @@ def _claim(step: Step) -> BinaryIO | None:
 
 def _begin(step: Step, file: BinaryIO) -> _Running:
     """Start a step as a process of its own, with one thread, so that steps share the cores."""
-    before = [path_of(step, ending) for ending in (".running", ".failed")]
-    attempts = [cost for path in before if _is_of(step, path) for cost in _costs(path)]
+    before = [path_of(step, ending) for ending in (".running", ".failed", ".log")]
+    # Each holds what the attempts before it took.
+    attempts = next((_costs(path) for path in before if _is_of(step, path)), [])
     file.truncate(0)
     file.write(f"$ {command(step)}\n".encode() + b"".join(map(_cost_line, attempts)))
     file.flush()
@@ -287,6 +280,13 @@ def _is_of(step: Step, path: Path) -> bool:
         return False
 
 
+def _is_current(step: Step, plan: Mapping[str, Step]) -> bool:
+    """Whether a step was done after the steps that it needs."""
+    logs = [path_of(of, ".log") for of in (step, *(plan[name] for name in step.needs))]
+    times_ns = [path.stat().st_mtime_ns for path in logs]
+    return times_ns[0] == max(times_ns)
+
+
 def _costs(path: Path) -> list[Cost]:
     """What each attempt in a log took."""
     lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
@@ -295,6 +295,5 @@ def _costs(path: Path) -> list[Cost]:
 
 
 def _cost_line(cost: Cost) -> bytes:
-    return (
-        f"event=cost cpu_s={cost.cpu_s:.2f} wall_s={cost.wall_s:.2f} memory_mb={cost.memory_mb}\n"
-    ).encode()
+    took = f"cpu_s={cost.cpu_s:.2f} wall_s={cost.wall_s:.2f} memory_mb={cost.memory_mb}"
+    return f"event=cost {took}\n".encode()

@@ -189,12 +189,12 @@ def run(grid: "Grid", unit: units.Unit, jobs: int, name: str) -> int:
         log("nothing_to_do", share=unit.name, cells=len(grid.cells))
         return 0
     ended = run_steps(grid.steps_of(chosen), jobs, f"study {Path(name).stem}", keep_going=True)
-    if unit.count == 1:
-        publish(grid)
-    else:
-        finished = len(grid.finished())
+    finished = len(grid.finished())
+    if unit.count > 1:
         result(f"share {unit.name} has ended; {finished} of {len(grid.cells)} cells have finished")
         result(f"for the table: tad-distill study {name} --out {grid.out} --report")
+    elif finished:
+        publish(grid)
     if ended.failed:
         result(
             f"{len(ended.failed)} failed, {len(ended.blocked)} steps that need them did not start:"

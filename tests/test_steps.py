@@ -13,7 +13,7 @@ import pytest
 
 from tad_distill import steps
 from tad_distill.console import UserError
-from tad_distill.steps import Args, Step, command, cost, run_steps, state
+from tad_distill.steps import Args, Step, command, cost, finished, run_steps, state
 
 CODE = """
 import sys; from pathlib import Path
@@ -123,6 +123,32 @@ def test_the_cost_of_earlier_attempts_counts(tmp_path: Path) -> None:
 def test_a_command_can_be_pasted_into_a_shell() -> None:
     step = Step("x", ["data", "world", Path("a folder"), "--seed", 3], Path("logs"))
     assert command(step) == "tad-distill data world 'a folder' --seed 3"
+
+
+def test_what_needs_a_step_is_run_again_after_it(tmp_path: Path) -> None:
+    first, second = Step("a", ["--version"], tmp_path), Step("b", ["--help"], tmp_path, ["a"])
+    other = Step("c", ["--version"], tmp_path)
+    plan = [first, second, other]
+    run_steps(plan, jobs=1, what="test")
+    assert finished(plan) == {"a", "b", "c"}
+    stamps = {name: (tmp_path / f"{name}.log").stat().st_mtime_ns for name in "abc"}
+    (tmp_path / "a.log").unlink()
+    assert finished(plan) == {"c"}
+    run_steps(plan, jobs=1, what="test")
+    renewed = [n for n in "abc" if (tmp_path / f"{n}.log").stat().st_mtime_ns > stamps[n]]
+    assert renewed == ["a", "b"]
+
+
+def test_a_step_run_again_keeps_what_it_took_before(tmp_path: Path) -> None:
+    first, second = Step("a", ["--version"], tmp_path), Step("b", ["--version"], tmp_path, ["a"])
+    run_steps([first, second], jobs=1, what="test")
+    once = cost(second)
+    (tmp_path / "a.log").unlink()
+    run_steps([first, second], jobs=1, what="test")
+    twice = cost(second)
+    assert once is not None and twice is not None
+    assert 1.2 * once.cpu_s < twice.cpu_s < 20 * once.cpu_s
+    assert (tmp_path / "b.log").read_text().count("event=cost") == 2
 
 
 @pytest.mark.slow

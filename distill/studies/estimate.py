@@ -45,12 +45,12 @@ def rows(grid: Grid) -> list[Estimate]:
     by_row: dict[tuple[str, str], list[Cell]] = {}
     for cell in grid.cells:
         by_row.setdefault((cell.group, cell.row), []).append(cell)
+    finished = set(grid.finished())
     found = []
     for (group, row), of_row in by_row.items():
         pairs = [(grid.train_step(c), detect_step(grid.study, c, grid.out)) for c in of_row]
-        done = [pair for pair in pairs if state(pair[1]) == "done"]
-        seconds = [_seconds(pair) for pair in done]
-        run = next((c.run(grid.out) for c, p in zip(of_row, pairs, strict=True) if p in done), None)
+        done = [cell for cell in of_row if cell in finished]
+        seconds = [_seconds(pair) for c, pair in zip(of_row, pairs, strict=True) if c in finished]
         found.append(
             Estimate(
                 group=group,
@@ -59,7 +59,7 @@ def rows(grid: Grid) -> list[Estimate]:
                 num_done=len(done),
                 num_failed=sum("failed" in map(state, pair) for pair in pairs),
                 cpu_s=mean(seconds) if seconds else grid.study.rows[row].about_s,
-                disk_mb=grid.study.about_run_mb if run is None else size_mb(run),
+                disk_mb=size_mb(done[0].run(grid.out)) if done else grid.study.about_run_mb,
                 measured=bool(seconds),
             )
         )

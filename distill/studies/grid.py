@@ -26,7 +26,7 @@ from tad_distill.distill.studies.cells import (
 from tad_distill.distill.studies.schema import Study
 from tad_distill.distill.studies.shared import Shared
 from tad_distill.evaluate.folds import fold
-from tad_distill.steps import Step, state
+from tad_distill.steps import Step, finished
 
 SAVED = "study.json"
 
@@ -140,7 +140,8 @@ class Grid:
 
     def finished(self) -> list[Cell]:
         """The cells whose detections are there."""
-        return [c for c in self.cells if state(detect_step(self.study, c, self.out)) == "done"]
+        done = finished(self.steps)
+        return [cell for cell in self.cells if f"{cell.name}.detect" in done]
 
     def write_folds(self) -> None:
         """Write the annotations of each fold, if the study has folds."""

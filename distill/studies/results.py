@@ -111,15 +111,17 @@ class Scorer:
             raise UserError(f"{path}: subset {subset!r} has no annotation to score on")
         detections = read_detections(cell.detections(self.out))
         inside = detections[detections["video"].isin(truth.videos.keys())]
-        # A detector that has learned nothing may find no label that is there: its mAP is 0.
-        if not inside["label"].isin(table["label"]).any():
+        # Labels of other subsets change no precision; of each cell the log would say so.
+        known = inside[inside["label"].isin(table["label"])]
+        if known.empty:  # a detector that has learned nothing
             return 0.0
-        result = score(truth, inside, self.protocol, subset)
+        result = score(truth, known, self.protocol, subset)
         if keep:
             run = cell.run(self.out)
             notes = {
                 "detections": str(cell.detections(self.out)),
                 "annotations": str(path),
+                "detections_with_labels_of_other_subsets": len(inside) - len(known),
                 "provenance": Run.load(run, "cpu").provenance,
             }
             text = json.dumps(notes | document(result), indent=1) + "\n"
