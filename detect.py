@@ -45,6 +45,9 @@ PATH = click.Path(path_type=Path)
 @click.option(
     "--store", type=PATH, help="Keep the features in this store instead of dropping them."
 )
+@click.option(
+    "--scores", type=PATH, help="Label scores of whole videos, which a class-agnostic model needs."
+)
 @click.option("--annotations", type=PATH, help="Only the videos that this file names.")
 @click.option(
     "--subset",
@@ -63,6 +66,7 @@ def detect(
     out: Path,
     weights: tuple[str, ...],
     store: Path | None,
+    scores: Path | None,
     annotations: Path | None,
     subsets: tuple[str, ...],
     pictures: int,
@@ -71,12 +75,16 @@ def detect(
 ) -> int:
     """Find the actions in SOURCES: video files, folders of them, or a feature store."""
     from tad_distill.data.store import Store
+    from tad_distill.distill.label_scores import label_scores
     from tad_distill.distill.predict import Run, predict
 
     begin = time.monotonic()
     if out.suffix not in (".json", ".csv"):
         raise UsageError(f"--out {out}: expected a name that ends in .json or .csv")
     run = Run.load(model, device)
+    if scores is not None:
+        run = run.with_label_scores(scores)
+    label_scores(run.experiment, run.labels, ())  # what is wrong with them is said before the work
     names = named_videos(annotations, subsets)
     failed = 0
     with ExitStack() as stack:

@@ -42,12 +42,21 @@ class PredictConfig:
             an overlap that a better one of their label lies over (TadTR for THUMOS'14). "all": all
             is kept.
         merge_iou: By how much more a better one lies over what "suppress" drops.
+        external_scores: File of label scores of whole videos by another classifier, as
+            ``evaluate.video_scores`` reads it: what a class-agnostic detector needs, and any other
+            may use.
+        external_top_k: So many of a video's best labels count.
+        external_fusion: The root of the product of both scores (ActionFormer), or the product
+            (G-TAD).
     """
 
     window: int = 16384
     overlap: int = 2048
     merge: Literal["centres", "suppress", "all"] = "centres"
     merge_iou: float = 0.4
+    external_scores: Path | None = None
+    external_top_k: int = 2
+    external_fusion: Literal["sqrt", "product"] = "sqrt"
 
     def __post_init__(self) -> None:
         """Refuse windows that do not advance."""
@@ -55,6 +64,8 @@ class PredictConfig:
             raise ValueError(
                 f"overlap must be in 0..window-1, got {self.overlap} and window={self.window}"
             )
+        if self.external_top_k < 1:
+            raise ValueError(f"external_top_k must be at least 1, got {self.external_top_k}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +203,12 @@ class Experiment:
             raise ConfigError(
                 "data.unlabelled: true, but only a teacher's lessons need no labels and the "
                 "experiment has no transfers"
+            )
+        validated = self.data.validation_subset is not None
+        if self.model.class_agnostic and validated and self.predict.external_scores is None:
+            raise ConfigError(
+                "predict.external_scores: not set, but a class-agnostic detector cannot be "
+                "validated without; name the file of label scores, or no data.validation_subset"
             )
         if self.train.select == "validation" and self.data.validation_subset is None:
             raise ConfigError("train.select: 'validation' needs data.validation_subset")

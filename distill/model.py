@@ -41,6 +41,8 @@ class ModelConfig:
             with an encoder each.
         noise: Standard deviation of the noise added to standardised features in training.
         dropout: Share of the input features that training drops.
+        class_agnostic: One label for all: the detector learns where something happens, and
+            ``predict.external_scores`` say what (ActivityNet).
     """
 
     kind: Literal["single", "decomposed"] = "single"
@@ -53,6 +55,7 @@ class ModelConfig:
     share: Literal["head", "classifier_regressor"] = "head"
     noise: float = 0.0
     dropout: float = 0.0
+    class_agnostic: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
@@ -107,7 +110,8 @@ class Detector(nn.Module, ABC):
 
     Attributes:
         streams: The streams it reads.
-        num_labels: K.
+        num_labels: K; 1 if class-agnostic.
+        class_agnostic: Whether all labels are one.
         widths: D of each of ``Outputs.feats``.
         joint_head: Made ``Outputs.joint``.
         branch_head: Made the branches' predictions; None for a ``single`` detector.
@@ -115,6 +119,7 @@ class Detector(nn.Module, ABC):
 
     streams: tuple[str, ...]
     num_labels: int
+    class_agnostic: bool
     widths: dict[str, int]
     joint_head: Head
     branch_head: Head | None
@@ -165,10 +170,11 @@ def build(
         head: Of every head in it.
         fusion: Of a ``decomposed`` detector; not looked at otherwise.
         dims: D of each stream, as ``Stream.spec.shape`` in the store.
-        num_labels: K.
+        num_labels: K of the annotations.
     """
     missing = [stream for stream in config.all_streams if stream not in dims]
     assert not missing, f"no width given for {missing}"
+    num_labels = 1 if config.class_agnostic else num_labels
     if config.kind == "single":
         return Single(config, head, dims, num_labels)
     return Decomposed(config, head, fusion, dims, num_labels)
@@ -183,7 +189,7 @@ class Single(Detector):
         """Make its parts; see :func:`build`."""
         super().__init__()
         self.streams = config.all_streams
-        self.num_labels = num_labels
+        self.num_labels, self.class_agnostic = num_labels, config.class_agnostic
         self.branch = _branch(config, config.streams, dims)
         width = config.dim if config.num_layers else self.branch.entrance.dim_out
         self.widths = {"joint": width}
@@ -215,7 +221,7 @@ class Decomposed(Detector):
         """Make its parts; see :func:`build`."""
         super().__init__()
         self.streams = config.all_streams
-        self.num_labels = num_labels
+        self.num_labels, self.class_agnostic = num_labels, config.class_agnostic
         self.appearance = _branch(config, (config.appearance,), dims)
         self.motion = _branch(config, (config.motion,), dims)
         self.fusion = fusion.build(config.dim)

@@ -111,7 +111,10 @@ class Objective(nn.Module):
             weight = self.config.appearance
             made.append(("appearance", weight, model.branch_head, outputs.appearance))
         rows = [row for row, labelled in enumerate(batch.labelled.tolist()) if labelled]
-        targets = [Targets(batch.segments[row], batch.labels[row]) for row in rows]
+        labels = (
+            [torch.zeros_like(i) for i in batch.labels] if model.class_agnostic else batch.labels
+        )
+        targets = [Targets(batch.segments[row], labels[row]) for row in rows]
         terms: dict[str, Tensor] = {}
         for branch, weight, head, predictions in made:
             if rows:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,12 @@ from tad_distill.data.store import Store
 from tad_distill.distill import checkpoint
 from tad_distill.distill.config import Experiment
 from tad_distill.distill.heads import Candidates
+from tad_distill.distill.label_scores import label_scores
 from tad_distill.distill.model import Detector, build
 from tad_distill.distill.windows import merge, windows
-from tad_distill.evaluate import detections
+from tad_distill.evaluate import detections, video_scores
 from tad_distill.evaluate.nms import suppress
+from tad_distill.evaluate.video_scores import VideoScores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,6 +92,11 @@ class Run:
             provenance=state["provenance"],
             weights_hash=hash_weights(state["weights"]),
         )
+
+    def with_label_scores(self, path: Path) -> "Run":
+        """The same run, which takes the label scores of whole videos from a file."""
+        settings = replace(self.experiment.predict, external_scores=path)
+        return replace(self, experiment=replace(self.experiment, predict=settings))
 
     @property
     def device(self) -> torch.device:
@@ -178,7 +185,8 @@ def predict(
         then by falling score. A video without detections has no row.
 
     Raises:
-        UserError: A stream or a video is not in the store, or its features are of another kind.
+        UserError: A stream or a video is not in the store, or its features are of another kind;
+            or label scores are missing.
     """
     check_streams(run, store, allow_other_spec)
     data = run.experiment.data
@@ -192,12 +200,13 @@ def predict(
     for video in videos:
         if lacking := grid.lacking(video):
             raise UserError(f"{store.path}: video {video}: no features of {', '.join(lacking)}")
+    scores = label_scores(run.experiment, run.labels, videos)
 
     def found() -> Iterator[tuple[str, Found]]:
         with console.progress("detect", len(videos)) as tick:
             for video in videos:
                 console.check_stop("nothing was written")
-                yield video, _detect(grid, run.model, run.experiment, video)
+                yield video, _detect(grid, run.model, run.experiment, video, scores)
                 tick(1)
 
     return _table(found(), run.labels)
@@ -209,9 +218,10 @@ def predict_on(
     experiment: Experiment,
     labels: Sequence[str],
     videos: Sequence[str],
+    scores: VideoScores | None = None,
 ) -> "pd.DataFrame":
     """:func:`predict` for a model in eval mode, on an open grid; does not stop for a signal."""
-    return _table(((v, _detect(grid, model, experiment, v)) for v in videos), labels)
+    return _table(((v, _detect(grid, model, experiment, v, scores)) for v in videos), labels)
 
 
 def _table(found: Iterable[tuple[str, Found]], labels: Sequence[str]) -> "pd.DataFrame":
@@ -227,18 +237,31 @@ def _table(found: Iterable[tuple[str, Found]], labels: Sequence[str]) -> "pd.Dat
     )
 
 
-def _detect(grid: Grid, model: Detector, experiment: Experiment, video: str) -> Found:
+def _detect(
+    grid: Grid, model: Detector, experiment: Experiment, video: str, outside: VideoScores | None
+) -> Found:
     """What is found in one video."""
     cut = windows(grid.num_steps(video), experiment.predict)
     parts = list(_candidates(grid, model, experiment, video, cut))
-    found = merge(parts, cut, experiment.predict)
+    merged = merge(parts, cut, experiment.predict)
     segments, scores, numbers = suppress(
-        found.segments.numpy(), found.scores.numpy(), found.labels.numpy(), experiment.nms
+        merged.segments.numpy(), merged.scores.numpy(), merged.labels.numpy(), experiment.nms
     )
     timeline, duration_s = grid.timeline(video), grid.base.entry(video).duration_s
     seconds = timeline.to_seconds(segments.astype(np.float64)).clip(0.0, duration_s)
     inside = seconds[:, 1] > seconds[:, 0]  # a point in the padding can say what lies outside
-    return Found(seconds[inside], scores[inside], numbers[inside])
+    found = Found(seconds[inside], scores[inside], numbers[inside])
+    if outside is None:
+        return found
+    index, fused, labels = video_scores.fuse(
+        found.scores,
+        found.labels,
+        outside.of(video),
+        top_k=experiment.predict.external_top_k,
+        fusion=experiment.predict.external_fusion,
+        class_agnostic=model.class_agnostic,
+    )
+    return Found(found.segments_s[index], fused, labels)
 
 
 @torch.inference_mode()

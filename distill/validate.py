@@ -4,6 +4,7 @@ from tad_distill import console
 from tad_distill.console import UserError
 from tad_distill.data.grid import Grid
 from tad_distill.distill.config import Experiment
+from tad_distill.distill.label_scores import label_scores
 from tad_distill.distill.model import Detector
 from tad_distill.distill.predict import predict_on
 from tad_distill.distill.sources import Sources
@@ -19,7 +20,8 @@ class Validation:
         """Find the videos.
 
         Raises:
-            UserError: Features are missing and ``data.missing`` is ``error``, or no video is left.
+            UserError: Features are missing and ``data.missing`` is ``error``, or no video is left;
+                or label scores of whole videos are asked for and missing.
         """
         data, grid = experiment.data, sources.dataset.grid
         assert data.validation_subset is not None
@@ -42,6 +44,7 @@ class Validation:
                 f"{sources.annotations.source}: subset {data.validation_subset!r} has no "
                 "annotation in a video with features: nothing to validate on"
             )
+        self.scores = label_scores(experiment, self.labels, self.videos)
         console.log("validation_set", subset=data.validation_subset, videos=len(self.videos))
 
     def score(self, model: Detector, grid: Grid | None = None) -> float:
@@ -51,5 +54,6 @@ class Validation:
             model: In eval mode.
             grid: Features of the same videos to read in place of the stored ones.
         """
-        found = predict_on(grid or self.grid, model, self.experiment, self.labels, self.videos)
+        read, settings = grid or self.grid, self.experiment
+        found = predict_on(read, model, settings, self.labels, self.videos, self.scores)
         return mean_ap(self.annotations, found, TIOU).average_mAP
