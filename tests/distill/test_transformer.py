@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tad_distill.distill.transformer import (
+    FeedForward,
     LayerSizes,
     QueryAttention,
     drop,
@@ -112,3 +113,9 @@ def test_relu_drop_is_relu_then_dropout_with_the_same_gradient(
         results.append((out, *torch.autograd.grad(out, feats, upstream)))
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected)
+
+
+def test_dropout_does_not_break_a_compiled_graph() -> None:
+    sizes = LayerSizes(dim=4, num_heads=1, num_points=1, dim_hidden=6, dropout=0.5)
+    compiled = torch.compile(FeedForward(sizes).train(), backend="eager", fullgraph=True)
+    assert compiled(torch.randn(2, 3, 4)).shape == (2, 3, 4)
