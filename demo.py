@@ -16,7 +16,7 @@ import click
 from tad_distill.console import log, result, table
 from tad_distill.steps import Args, Step, run_steps
 
-RGB, MOTION = "tsm_mini:rgb", "tsm_mini:tg_luma"
+RGB, MOTION, MAPS = "tsm_mini:rgb", "tsm_mini:tg_luma", "tsm_mini:rgb@layer2"
 # The rows of the table, in its order, and what a reader has to know about each.
 ROWS = {
     "teacher": "motion teacher (gradient only)",
@@ -24,9 +24,14 @@ ROWS = {
     "control": "dual branch without teacher",
     "conventional": "conventional distillation",
     "student": "decomposed student",
+    "adapter_student": "adapter student",
     "two_stream": "two-stream (RGB + gradient)",
 }
-TAUGHT = ("student", "conventional")
+TAUGHT = ("student", "conventional", "adapter_student")
+# Rows whose motion branch reads what the motion adapter makes of the maps.
+ADAPTED = ("adapter_student",)
+# What the page shows beside the adapter student.
+COMPARED = ("rgb", "control", "teacher")
 # What the gates look at, before any student is trained.
 GATED = ("rgb", "teacher", "two_stream")
 TIOU = "0.3:0.7:0.1"
@@ -60,8 +65,8 @@ def steps(out: Path, tiny: bool, seed: int, num_seeds: int) -> list[Step]:
     logs, size = out / "logs", "tiny" if tiny else "demo"
     plan = [Step("world", ["data", "world", world, "--size", size, "--seed", seed], logs)]
     extract: Args = ["extract", world / "videos", "--store", store, "--preset", "world"]
-    for stream, name in ((RGB, "rgb"), (MOTION, "motion")):
-        backbone, _, modality = stream.partition(":")
+    for streams, name in (((RGB, MAPS), "rgb"), ((MOTION,), "motion")):
+        backbone, _, modality = streams[0].partition(":")
         weights = out / f"weights/{name}.pt"
         pretrain: Args = [
             "pretrain",
@@ -72,12 +77,18 @@ def steps(out: Path, tiny: bool, seed: int, num_seeds: int) -> list[Step]:
         pretrain += ["--backbone", backbone, "--modality", modality, "--out", weights]
         pretrain += ["--set", "steps=4"] if tiny else []
         plan.append(Step(f"pretrain_{name}", pretrain, logs, ["world"]))
-        extract += ["--stream", stream, "--weights", f"{stream}={weights}"]
+        for stream in streams:
+            extract += ["--stream", stream, "--weights", f"{stream}={weights}"]
     plan.append(Step("extract", extract, logs, ["pretrain_rgb", "pretrain_motion"]))
     plan.append(gates_step(out, store, annotations))
+    adapt: Args = ["adapt", "--preset", "world_adapter", "--store", store]
+    adapt += ["--annotations", annotations, "--out", out / "adapter"]
+    adapt += ["--set", "train.epochs=0.1"] if tiny else []
+    plan.append(Step("adapt", adapt, logs, ["gates"]))
     for number in range(num_seeds):
         for row in ROWS:
             plan += detector_steps(out, row, number, store, annotations, tiny)
+    plan.append(page_step(out, annotations))
     return plan
 
 
@@ -88,6 +99,17 @@ def gates_step(out: Path, store: Path, annotations: Path) -> Step:
     for row in GATED:
         args += [f"--{row.replace('_', '-')}", run_of(out, row, 0) / "validation.json"]
     return Step("gates", args, out / "logs", [f"validate_{row}_0" for row in GATED])
+
+
+def page_step(out: Path, annotations: Path) -> Step:
+    """Write the page about the adapter student of seed 0, other rows beside it."""
+    run = run_of(out, "adapter_student", 0)
+    args: Args = ["eval", run / "test.json", "--annotations", annotations, "--subset", "test"]
+    args += ["--tiou", TIOU, "--report", out / "report.html", "--videos-dir", out / "world/videos"]
+    for row in COMPARED:
+        args += ["--compare", f"{ROWS[row]}={run_of(out, row, 0) / 'test.json'}"]
+    needs = [f"detect_{row}_0" for row in ("adapter_student", *COMPARED)]
+    return Step("page", args, out / "logs", needs)
 
 
 def run_of(out: Path, row: str, number: int) -> Path:
@@ -106,6 +128,8 @@ def detector_steps(
     if row in TAUGHT:
         train += ["--teacher", run_of(out, "teacher", number)]
         needs.append(f"train_teacher_{number}")
+    if row in ADAPTED:
+        needs.append("adapt")
     train += ["--set", "train.steps=4"] if tiny else []
     plan = [Step(f"train_{name}", train, logs, needs)]
     detect: Args = ["detect", store, "--model", run, "--annotations", annotations]
@@ -141,9 +165,10 @@ def report(out: Path, num_seeds: int) -> None:
     table(columns, rows, title=f"mAP in percent by tIoU, test split, {num_seeds} seed(s)")
     result(basis(out))
     if num_seeds > 1:
-        pairs = zip(averages(scores["student"]), averages(scores["control"]), strict=True)
-        difference, sd = spread([a - b for a, b in pairs])
-        result(f"student minus control, paired by seed: {difference} (sd {sd})")
+        for row in ("student", "adapter_student"):
+            pairs = zip(averages(scores[row]), averages(scores["control"]), strict=True)
+            difference, sd = spread([a - b for a, b in pairs])
+            result(f"{ROWS[row]} minus control, paired by seed: {difference} (sd {sd})")
     draw(out, scores)
 
 
@@ -181,7 +206,7 @@ def draw(out: Path, scores: dict[str, list[dict[str, float]]]) -> None:
 
     bars = {title: [s["average_mAP"] for s in scores[row]] for row, title in ROWS.items()}
     title = "average mAP, tIoU 0.3 to 0.7, test split"
-    plots.bars(out / "table.png", bars, title=title, highlight=[ROWS["student"]])
+    plots.bars(out / "table.png", bars, title=title, highlight=[ROWS["adapter_student"]])
     test = read(out / "world/annotations.json").subset("test")
     video = max(test.videos.values(), key=lambda v: (len(v.annotations), v.name))
     found = {}
@@ -193,4 +218,4 @@ def draw(out: Path, scores: dict[str, list[dict[str, float]]]) -> None:
     assert video.duration_s is not None, "the world states every duration"
     path = out / "timeline.png"
     plots.compare(path, truth, found, duration_s=video.duration_s, title=video.name)
-    result(f"pictures: {out / 'table.png'} {path}")
+    result(f"pictures: {out / 'table.png'} {path}; page: {out / 'report.html'}")
