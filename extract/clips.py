@@ -63,6 +63,47 @@ class Cutter(Protocol):
         """Turn what the backbone made of a run, ``(T', ...)`` after cutting, into its steps."""
 
 
+class Buffer:
+    """Frames that wait for those behind them, joined no sooner than they are read."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._pieces: list[Tensor] = []
+        self._num_frames = 0
+
+    def __len__(self) -> int:
+        """How many frames wait."""
+        return self._num_frames
+
+    def append(self, frames: Tensor) -> None:
+        """Put ``(N, C, H, W)`` frames behind the others."""
+        self._pieces.append(frames)
+        self._num_frames += len(frames)
+
+    def first(self, num_frames: int, repeats: int = 0) -> Tensor:
+        """The first frames, ``(num_frames + repeats, C, H, W)``, the last one repeated."""
+        taken, left = [], num_frames
+        for piece in self._pieces:
+            if left <= 0:
+                break
+            taken.append(piece[:left])
+            left -= len(piece)
+        if repeats:
+            taken.append(taken[-1][-1:].expand(repeats, -1, -1, -1))
+        return taken[0] if len(taken) == 1 else torch.cat(taken)
+
+    def drop(self, num_frames: int) -> None:
+        """Forget the first frames."""
+        self._num_frames -= num_frames
+        while num_frames:
+            piece = self._pieces[0]
+            if len(piece) <= num_frames:
+                del self._pieces[0]
+            else:
+                self._pieces[0] = piece[num_frames:]
+            num_frames -= min(num_frames, len(piece))
+
+
 class Windows:
     """The ``window`` regime."""
 
@@ -88,12 +129,12 @@ class Windows:
         self._window, self._halo, self._stride = window_frames, halo_frames, stride
         self._multiple = math.lcm(stride, multiple)
         self._pool_steps = pool_frames // stride
-        self._buffer: Tensor | None = None
+        self._buffer = Buffer()
         self._num_before = 0  # frames at the start of the buffer that earlier runs have covered
 
     def push(self, frames: Tensor) -> list[Run]:
         """Take the next ``(N, C, H, W)`` frames; returns the runs that are complete."""
-        self._buffer = frames if self._buffer is None else torch.cat([self._buffer, frames])
+        self._buffer.append(frames)
         runs = []
         while len(self._buffer) >= self._num_before + self._window + self._halo:
             runs.append(self._cut(self._window))
@@ -102,19 +143,18 @@ class Windows:
     def finish(self) -> list[Run]:
         """The runs that are left when the video has ended; the last one may be shorter."""
         runs = []
-        while self._buffer is not None and (left := len(self._buffer) - self._num_before) > 0:
+        while (left := len(self._buffer) - self._num_before) > 0:
             runs.append(self._cut(min(self._window, left)))
         return runs
 
     def _cut(self, num_frames: int) -> Run:
-        assert self._buffer is not None
         end = self._num_before + num_frames
-        frames = self._buffer[: end + self._halo]
-        if odd := len(frames) % self._multiple:
-            frames = torch.cat([frames, frames[-1:].expand(self._multiple - odd, -1, -1, -1)])
+        num_shown = min(end + self._halo, len(self._buffer))
+        frames = self._buffer.first(num_shown, repeats=-num_shown % self._multiple)
         run = Run(frames, self._num_before // self._stride, -(-num_frames // self._stride))
         start = max(0, end - self._halo)
-        self._buffer, self._num_before = self._buffer[start:], end - start
+        self._buffer.drop(start)
+        self._num_before = end - start
         return run
 
     def steps(self, output: Tensor) -> Tensor:
@@ -131,28 +171,30 @@ class Snippets:
         """Cut clips of ``clip_frames``, one every ``stride_frames``."""
         self.clip_frames, self.stride_frames = clip_frames, stride_frames
         self.offset_frames = clip_frames / 2
-        self._buffer: Tensor | None = None
+        self._buffer = Buffer()
         self._num_skipped = 0  # frames still to drop before the next clip, where stride > clip
         self._num_runs = 0
 
     def push(self, frames: Tensor) -> list[Run]:
         """Take the next ``(N, C, H, W)`` frames; returns the clips that are complete."""
-        buffer = frames if self._buffer is None else torch.cat([self._buffer, frames])
+        self._buffer.append(frames)
+        buffer = self._buffer.first(len(self._buffer))
         start, runs = self._num_skipped, []
         while len(buffer) - start >= self.clip_frames:
             runs.append(Run(buffer[start : start + self.clip_frames], 0, self.clip_frames))
             start += self.stride_frames
         used = min(start, len(buffer))
-        self._buffer, self._num_skipped = buffer[used:], start - used
+        self._buffer.drop(used)
+        self._num_skipped = start - used
         self._num_runs += len(runs)
         return runs
 
     def finish(self) -> list[Run]:
         """One clip with repeated last frames, if the whole video is shorter than a clip."""
-        if self._num_runs or self._buffer is None or not len(self._buffer):
+        num_frames = len(self._buffer)
+        if self._num_runs or not num_frames:
             return []
-        missing = self.clip_frames - len(self._buffer)
-        frames = torch.cat([self._buffer, self._buffer[-1:].expand(missing, -1, -1, -1)])
+        frames = self._buffer.first(num_frames, repeats=self.clip_frames - num_frames)
         return [Run(frames, 0, self.clip_frames)]
 
     def steps(self, output: Tensor) -> Tensor:

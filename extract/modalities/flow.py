@@ -8,10 +8,7 @@ space, and DeepMind advise it for I3D. What stands for the first frame's flow no
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tad_distill.extract.modalities import Modality, ModalityConfig
@@ -118,7 +115,6 @@ class Flow(Modality):
         self.channels, self.frames_before = 2 * config.stack, config.stack
         self._config, self._settings = config, config.settings()
         self._normalisation = normalisation if config.range == "backbone" else config.range
-        self._device = torch.device("cpu")
 
     def to(self, device: torch.device) -> None:
         """Compute there.
@@ -126,14 +122,13 @@ class Flow(Modality):
         Raises:
             UserError: Compiled code is demanded, and there is no compiler.
         """
-        self._device = device
+        super().to(device)
         uses_compiled(device, self._config.compile)
 
-    def __call__(self, frames: NDArray[np.uint8], has_history: bool) -> Tensor:
+    def show(self, frames: Tensor, has_history: bool) -> Tensor:
         """``(T [+ stack], H, W, 3)`` uint8 to ``(T, 2 * stack, H, W)``."""
-        grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-        images = torch.from_numpy(np.stack(grey)).to(self._device)
-        flows = tvl1(images, self._settings, self._config.compile).cpu()
+        images = luminance(frames)
+        flows = tvl1(images, self._settings, self._config.compile)
         stack = self._config.stack
         if not has_history:
             repeated = self._config.first == "repeat" and len(flows) > 0
@@ -151,3 +146,13 @@ class Flow(Modality):
             levels = levels.round_() if quantise == "round" else levels.floor_()
         mean, std = LEVELS[self._normalisation]
         return levels.sub_(mean).div_(std)
+
+
+def luminance(frames: Tensor) -> Tensor:
+    """``(N, H, W, 3)`` uint8 RGB to ``(N, H, W)`` uint8, to the bit as OpenCV's ``COLOR_RGB2GRAY``.
+
+    That is Rec. 601's luma with weights in units of 2^-15, rounded half up.
+    """
+    red, green, blue = (frames[..., channel].int() for channel in range(3))
+    sums = red.mul_(9798).add_(green.mul_(19235)).add_(blue.mul_(3735))
+    return sums.add_(1 << 14).bitwise_right_shift_(15).to(torch.uint8)

@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from tad_distill.extract.modalities import Modality, ModalityConfig, statistics
+from tad_distill.extract.modalities import (
+    Modality,
+    ModalityConfig,
+    channels_first,
+    rows,
+    statistics,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +33,13 @@ class RGB(Modality):
         """Take the statistics that the backbone's weights expect."""
         self._mean, self._std = statistics(normalisation)
 
-    def __call__(self, frames: NDArray[np.uint8], has_history: bool) -> Tensor:
+    def to(self, device: torch.device) -> None:
+        """Compute on this device."""
+        super().to(device)
+        self._mean, self._std = self._mean.to(device), self._std.to(device)
+
+    def show(self, frames: Tensor, has_history: bool) -> Tensor:
         """``(T, H, W, 3)`` uint8 to ``(T, 3, H, W)``."""
-        x = torch.from_numpy(frames).movedim(-1, -3).float()
-        return x.sub_(self._mean).div_(self._std)
+        width = frames.shape[2]
+        x = rows(frames).sub_(self._mean.repeat(width)).div_(self._std.repeat(width))
+        return channels_first(x)

@@ -7,12 +7,16 @@ remains; a still scene is exactly zero. What stands for the first gradient the p
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from tad_distill.extract.modalities import Modality, ModalityConfig, statistics
+from tad_distill.extract.modalities import (
+    Modality,
+    ModalityConfig,
+    channels_first,
+    rows,
+    statistics,
+)
 
 First = Literal["zero", "repeat"]
 
@@ -46,22 +50,27 @@ class TemporalGradient(Modality):
         self._first = first
         self._scale = gain / statistics(normalisation)[1]
 
-    def __call__(self, frames: NDArray[np.uint8], has_history: bool) -> Tensor:
+    def to(self, device: torch.device) -> None:
+        """Compute on this device."""
+        super().to(device)
+        self._scale = self._scale.to(device)
+
+    def show(self, frames: Tensor, has_history: bool) -> Tensor:
         """``(T [+ 1], H, W, 3)`` uint8 to ``(T, 3, H, W)``."""
-        x = torch.from_numpy(frames).movedim(-1, -3).float()
-        return gradients(x, has_history, self._first).mul_(self._scale)
+        changes = gradients(rows(frames), has_history, self._first)
+        return channels_first(changes.mul_(self._scale.repeat(frames.shape[2])))
 
 
 def gradients(x: Tensor, has_history: bool, first: First) -> Tensor:
     """Difference of each frame and the one before.
 
     Args:
-        x: ``(N, C, H, W)`` frames.
+        x: ``(N, ...)`` frames.
         has_history: Whether frame 0 comes before the first output frame.
         first: What stands for the first gradient where there is no history.
 
     Returns:
-        ``(N - 1, C, H, W)`` with history, else ``(N, C, H, W)``.
+        ``(N - 1, ...)`` with history, else ``(N, ...)``.
     """
     steps = x[1:] - x[:-1]
     if has_history:

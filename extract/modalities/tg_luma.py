@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tad_distill.extract.modalities import Modality, ModalityConfig, statistics
@@ -43,7 +41,12 @@ class LuminanceGradient(Modality):
         self._scale = gain / float(statistics(normalisation)[1].mean())
         self._luma = torch.tensor(LUMA)
 
-    def __call__(self, frames: NDArray[np.uint8], has_history: bool) -> Tensor:
+    def to(self, device: torch.device) -> None:
+        """Compute on this device."""
+        super().to(device)
+        self._luma = self._luma.to(device)
+
+    def show(self, frames: Tensor, has_history: bool) -> Tensor:
         """``(T [+ 1], H, W, 3)`` uint8 to ``(T, 1, H, W)``."""
-        luma = torch.from_numpy(frames).float() @ self._luma
+        luma = frames.float() @ self._luma
         return gradients(luma.unsqueeze(1), has_history, self._first).mul_(self._scale)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ from tad_distill.console import UserError
 from tad_distill.data.store import Store
 from tad_distill.extract.config import load
 from tad_distill.extract.loop import Report
-from tad_distill.extract.modalities.flow import LEVELS, PARAMETERS, Config
+from tad_distill.extract.modalities.flow import LEVELS, PARAMETERS, Config, luminance
 from tad_distill.extract.run import extract
 from tad_distill.extract.tvl1 import native
 from tad_distill.extract.tvl1.settings import VARIANTS, Settings
@@ -165,3 +166,9 @@ def test_compiled_code_that_cannot_be_had_is_missed_before_any_video(
 def test_impossible_settings_are_refused(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match="modality.flow.*" + message):
         load(None, [override])
+
+
+def test_grey_is_opencvs_to_the_bit() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+    expected = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
+    np.testing.assert_array_equal(luminance(torch.from_numpy(frames)), expected)

@@ -93,3 +93,16 @@ def test_the_luminance_gradient_is_blind_to_colour_and_sees_light() -> None:
 def test_an_unknown_modality_is_named_with_those_there_are() -> None:
     with pytest.raises(UsageError, match="modality 'flo'.*rgb, tg, tg_luma"):
         modalities.default("flo")
+
+
+@pytest.mark.parametrize("name", members("tad_distill.extract.modalities"))
+def test_tensors_are_taken_as_arrays_are(name: str, frames: np.ndarray) -> None:
+    modality = modalities.default(name).build("imagenet")
+    modality.to(torch.device("cpu"))
+    assert torch.equal(modality(torch.from_numpy(frames), False), modality(frames, False))
+
+
+@pytest.mark.parametrize("name", ["rgb", "tg"])
+def test_channels_come_last_in_memory(name: str, frames: np.ndarray) -> None:
+    shown = modalities.default(name).build("imagenet")(frames, False)
+    assert shown.is_contiguous(memory_format=torch.channels_last)
