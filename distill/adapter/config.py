@@ -18,9 +18,11 @@ class CopyConfig:
     Attributes:
         maps: Stream of the stage before the last one, as ``tsm18:rgb@layer3``: what it reads.
         teacher: Stream whose features it learns to predict, as ``tsm18:tg``.
-        target: ``teacher``, or ``labels``: the same copy trained on the label of each step instead,
-            the control without a teacher.
-        name: The new stream is ``BACKBONE:MODALITY+NAME``; by default ``motion`` or ``labels``.
+        target: ``teacher``; or one of the controls without a teacher: ``labels``, the same copy
+            trained on the label of each step; ``self``, on the base's own rich stream
+            (``tsm18:rgb.rich``), which needs no labels either and holds nothing but RGB features.
+        name: The new stream is ``BACKBONE:MODALITY+NAME``; by default ``motion``, ``labels`` or
+            ``self``.
         pool_frames: Frames per step of the new stream; by default as the maps' extraction says.
         export: Poolings to write: ``mean``, ``rich`` or both.
         weights: The base's weights, if they are no longer where the maps were made.
@@ -28,7 +30,7 @@ class CopyConfig:
 
     maps: str
     teacher: str
-    target: Literal["teacher", "labels"] = "teacher"
+    target: Literal["teacher", "labels", "self"] = "teacher"
     name: str | None = None
     pool_frames: int | None = None
     export: tuple[Literal["mean", "rich"], ...] = ("mean",)
@@ -42,7 +44,13 @@ class CopyConfig:
     @property
     def copy_name(self) -> str:
         """Name of the copy."""
-        return self.name or {"teacher": "motion", "labels": "labels"}[self.target]
+        return self.name or ("motion" if self.target == "teacher" else self.target)
+
+    @property
+    def taught_by(self) -> str | None:
+        """The stream that is predicted; None: the labels are."""
+        own = f"{self.maps.partition('@')[0]}.rich"
+        return {"teacher": self.teacher, "self": own, "labels": None}[self.target]
 
 
 @dataclass(frozen=True, kw_only=True)

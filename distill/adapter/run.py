@@ -81,14 +81,15 @@ def adapt(config: AdapterConfig, out: Path, overwrite: bool = False) -> dict[str
         Interrupted: A signal asked for a stop; the state is saved.
     """
     inputs = open_inputs(config)
-    teacher = config.adapter.teacher if config.adapter.target == "teacher" else None
+    teacher = config.adapter.taught_by
     folder = RunFolder(out, PRODUCT)
     names = [inputs.base.stream(config.adapter.copy_name, p) for p in config.adapter.export]
     if overwrite or not (out / PRODUCT).is_file():
         _refuse_taken(inputs.store, names)  # before a folder is claimed for nothing
     finished = folder.claim(config, inputs.identity(teacher), overwrite)
-    probes = _probe(inputs, [str(inputs.base.encoder.name), config.adapter.teacher])
-    if teacher and len(probes) == 2:
+    # Of a control too the teacher's features are probed, if they are there.
+    probes = _probe(inputs, [str(inputs.base.encoder.name), teacher or config.adapter.teacher])
+    if config.adapter.target == "teacher" and len(probes) == 2:
         _advise(*probes)
     if finished:
         console.log("finished_already", run=out)
@@ -119,9 +120,7 @@ def open_inputs(config: AdapterConfig) -> Inputs:
     store = Store.open(data.store)
     maps = store.stream(adapter.maps)
     base = Base.open(maps, adapter, config.train.device)
-    # Labels need no teacher; if it is there its features are probed all the same.
-    taught_by = [adapter.teacher] if adapter.target == "teacher" else []
-    streams = {name: store.stream(name) for name in taught_by}
+    streams = {name: store.stream(name) for name in [adapter.taught_by] if name}
     grid = OutputGrid(streams, maps, base.encoder.spec, data.cache_mb * 2**20)
     annotations = annotation_files.read(data.annotations) if data.annotations else None
     training, validation = _subsets(config, annotations, maps.videos)

@@ -1,6 +1,7 @@
 """The copy of the last stage: learns, resumes exactly, and its stream is that of the frames."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,7 @@ def _segments() -> list[tuple[str, list[float]]]:
 @pytest.fixture
 def store(world: Path, tmp_path: Path) -> Path:
     """A store of one's own, whose files are the shared one's."""
-    import shutil
-
+    (tmp_path / "videos").symlink_to(world)
     return Path(shutil.copytree(world / "store", tmp_path / "store"))
 
 
@@ -252,6 +252,18 @@ def test_labels_make_the_control_from_the_labelled_videos(
     assert report["streams"] == ["tsm_mini:rgb+labels"] and report["teacher"] is None
     assert 0 < report["validation"]["accuracy"] <= 1
     assert report["counts"]["labelled"] == 2
+
+
+def test_the_base_can_be_its_own_teacher(make: MakeConfig, store: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no stream 'tsm_mini:rgb\.rich'"):
+        adapt(make("adapter.target=self"), tmp_path / "run")
+    rich = {f"{BASE}.rich": Path("random:0")}
+    files = sorted((store.parent / "videos").glob("*.mp4"))
+    extract(files, list(rich), store, CONFIG, rich)
+    report = adapt(make("adapter.target=self"), tmp_path / "run")
+    assert report["streams"] == ["tsm_mini:rgb+self"]
+    assert report["teacher"]["stream"] == f"{BASE}.rich"
+    assert report["validation"].keys() == {"explained_variance"}
 
 
 def test_without_annotations_some_videos_are_held_out(
