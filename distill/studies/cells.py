@@ -11,7 +11,7 @@ from pathlib import Path
 from tad_distill.config import ConfigError
 from tad_distill.distill import config as settings
 from tad_distill.distill.config import Experiment
-from tad_distill.distill.studies.schema import ALL, STRONGEST, Study
+from tad_distill.distill.studies.schema import ALL, STRONGEST, Study, expand
 from tad_distill.steps import Args, Step
 from tad_distill.units import Unit
 
@@ -121,6 +121,7 @@ def experiments(study: Study) -> dict[tuple[str, str], Experiment]:
     Raises:
         ConfigError: Rows name presets, options or words that are not there; all of them are named.
     """
+    expand(study.about, study.words, "about")
     found, wrong = {}, []
     for group in study.group_names:
         for row in study.names(group):

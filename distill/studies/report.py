@@ -14,7 +14,7 @@ from tad_distill.distill.studies.costs import RowCost, row_cost
 from tad_distill.distill.studies.grid import Grid
 from tad_distill.distill.studies.results import Scorer, choose_control, sum_up
 from tad_distill.distill.studies.shared import copy_of
-from tad_distill.distill.studies.tables import Report, short
+from tad_distill.distill.studies.tables import Report
 
 READS = "test_reads.jsonl"
 
@@ -104,7 +104,7 @@ def basis(grid: Grid, finished: Sequence[Cell]) -> str:
         "fold": "for each fold the labels are chosen anew",
     }[grid.kind]
     return (
-        f"presets {short(list(presets), 6)}; {some.row}: {counts['labelled']} of "
+        f"presets {', '.join(presets)}; {some.row}: {counts['labelled']} of "
         f"{counts['videos']} training videos labelled; {renewed}, weights and order for each seed; "
         f"features {notes['features']}; backbones: {'; '.join(trained)}"
         + (f"; copies: {', '.join(copies)}" if copies else "")

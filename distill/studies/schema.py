@@ -112,7 +112,7 @@ class Study:
 
     Attributes:
         title: Above the table.
-        about: What it is to show; below the title.
+        about: What it is to show; below the title. It may hold words.
         seeds: Detectors trained per row and draw.
         worlds: Worlds rendered.
         control: The row that others are compared with, or ``strongest``: of all rows without a

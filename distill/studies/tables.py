@@ -1,7 +1,8 @@
 """A study's results as a table: for the terminal, as Markdown, as JSON and as a picture."""
 
 import json
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from tad_distill import __version__, config, console
 from tad_distill.data.files import write_text
 from tad_distill.distill.studies.costs import RowCost
 from tad_distill.distill.studies.results import GroupResult, RowResult
-from tad_distill.distill.studies.schema import ALL, STRONGEST, Study
+from tad_distill.distill.studies.schema import ALL, STRONGEST, Study, expand
 from tad_distill.evaluate import forest
 from tad_distill.evaluate.intervals import Interval
+
+WIDTH = 100
 
 Costs = Mapping[tuple[str, str], RowCost]
 
@@ -50,15 +53,19 @@ class Report:
 def show(report: Report) -> None:
     """Print the tables and what they rest on."""
     for line in head(report):
-        console.result(line)
+        _wrapped(line)
     for group in report.groups:
         console.result("")
         console.table(columns(report), rows(report, group), title=title_of(report, group))
         for line in notes(report, group):
-            console.result(line)
+            _wrapped(line)
     console.result("")
     for line in foot(report):
-        console.result(line)
+        _wrapped(line)
+
+
+def _wrapped(line: str) -> None:
+    console.result(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False))
 
 
 def write(report: Report, out: Path) -> list[Path]:
@@ -77,7 +84,9 @@ def write(report: Report, out: Path) -> list[Path]:
 def head(report: Report) -> list[str]:
     """The title and what the numbers are."""
     study = report.study
-    lines = [study.title, *([study.about] if study.about else [])]
+    lines = [study.title]
+    if study.about:
+        lines.append(expand(study.about, study.words, "about"))
     lines.append(
         f"average mAP (tIoU {study.tiou}) in percent, subset {study.test}; "
         f"{report.num_draws} {report.draw_kind}(s) x {report.num_seeds} seed(s)"
@@ -286,13 +295,3 @@ def ends(interval: Interval | None) -> str:
     if interval is None or interval.low is None or interval.high is None:
         return "-"
     return f"[{interval.low:+.1f}, {interval.high:+.1f}]"
-
-
-def short(names: Sequence[str], most: int = 4) -> str:
-    """Some names, the rest counted.
-
-    >>> short(["a", "b", "c"], 2)
-    'a, b and 1 more'
-    """
-    left = len(names) - most
-    return ", ".join(names[:most]) + (f" and {left} more" if left > 0 else "")
