@@ -9,6 +9,7 @@ from typing import Any, Literal
 from tad_distill import config
 from tad_distill.config import ConfigError
 from tad_distill.data.dataset import DataConfig
+from tad_distill.distill import recipes
 from tad_distill.distill.fusions import FusionConfig, local
 from tad_distill.distill.heads import HeadConfig, actionformer
 from tad_distill.distill.model import ModelConfig
@@ -28,6 +29,22 @@ class TeacherConfig:
     """
 
     run: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeedsConfig:
+    """Where what a preset reads comes from; said when it is missing.
+
+    Attributes:
+        features: The store's streams.
+        annotations: The annotation file and its subsets.
+        scores: The label scores of whole videos. If this is set, a class-agnostic detector asks
+            for them before it is trained and not only when it detects.
+    """
+
+    features: str = ""
+    annotations: str = ""
+    scores: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +190,7 @@ class Experiment:
         nms: Suppression of candidates.
         predict: Windows of long videos.
         train: The recipe.
+        needs: Where what is read comes from.
     """
 
     preset: str = "custom"
@@ -186,6 +204,7 @@ class Experiment:
     nms: NmsConfig = field(default_factory=NmsConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    needs: NeedsConfig = field(default_factory=NeedsConfig)
 
     def __post_init__(self) -> None:
         """Refuse sections that contradict each other."""
@@ -214,13 +233,12 @@ class Experiment:
             raise ConfigError("train.select: 'validation' needs data.validation_subset")
 
 
-def load(path: Path, overrides: Iterable[str] = (), preset: str | None = None) -> Experiment:
+def load(path: Path, overrides: Iterable[str] = ()) -> Experiment:
     """Read an experiment: a TOML file, or the ``config.json`` of a run.
 
     Args:
         path: The file.
         overrides: ``key.sub=value`` settings, applied on top.
-        preset: Name to note, if the file notes none; by default the file's own.
 
     Raises:
         ConfigError: With the dotted path of the setting, what was found and what is allowed.
@@ -228,17 +246,27 @@ def load(path: Path, overrides: Iterable[str] = (), preset: str | None = None) -
     table = config.read(path)
     # A run's file holds more than settings: the version and what the inputs were.
     table = dict(table.get("experiment", table))
-    table.setdefault("preset", preset or path.stem)
+    table.setdefault("preset", path.stem)
     return config.load(Experiment, table, overrides)
 
 
-def load_preset(name: str, overrides: Iterable[str] = ()) -> Experiment:
+def load_preset(
+    name: str, overrides: Iterable[str] = (), backbone: str | None = None
+) -> Experiment:
     """Read a shipped preset.
+
+    Args:
+        name: ``NAME``, or ``RECIPE/ROW``: see :mod:`tad_distill.distill.recipes`.
+        overrides: ``key.sub=value`` settings, applied on top.
+        backbone: Takes the place of the backbone in every stream of the model.
 
     Raises:
         ConfigError: No such preset, or a setting is wrong.
     """
-    return load(config.preset(PRESETS, name), overrides, name)
+    table = recipes.read(PRESETS, name)
+    if backbone is not None:
+        table = recipes.with_backbone(table, backbone)
+    return config.load(Experiment, {"preset": name, **table}, overrides)
 
 
 def dump(experiment: Experiment) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from tad_distill.distill import checkpoint
 FREE = {
     "data": {"store", "annotations", "cache_mb", "test_subset"},
     "teacher": {"run"},
+    "needs": {"features", "annotations", "scores"},
     "adapter": {"weights"},
     "train": {"device", "workers", "log_every", "save_every_s"},
 }

@@ -80,9 +80,8 @@ def open_sources(experiment: Experiment, device: torch.device) -> Sources:
         UserError: A stream, a subset, features or labels are missing, or a teacher does not fit.
     """
     data = experiment.data
-    if data.store is None or data.annotations is None:
-        missing = "store" if data.store is None else "annotations"
-        raise ConfigError(f"data.{missing}: not set; name it with --{missing} PATH")
+    check_named(experiment)
+    assert data.store is not None and data.annotations is not None
     store = Store.open(data.store)
     teacher = None
     if experiment.teacher.run is not None:
@@ -93,7 +92,7 @@ def open_sources(experiment: Experiment, device: torch.device) -> Sources:
     annotations = annotation_files.read(data.annotations)
     if teacher is not None:
         check_teacher(teacher, store, grid, annotations.labels, experiment)
-    subset = annotations.subset(data.subset)
+    subset = find_subset(annotations, experiment)
     unlisted = set(grid.base.videos) - annotations.videos.keys() if data.unlisted else set()
     dataset = Dataset(grid, subset, annotations.labels, data, experiment.train.seed, unlisted)
     console.log("training_set", subset=data.subset, streams=",".join(grid.dims), **dataset.counts)
@@ -111,6 +110,48 @@ def open_sources(experiment: Experiment, device: torch.device) -> Sources:
     return Sources(store, annotations, dataset, teacher)
 
 
+def check_named(experiment: Experiment) -> None:
+    """Refuse an experiment that does not say where its data is.
+
+    Raises:
+        ConfigError: With the option, and where the data comes from if the preset knows.
+    """
+    data, needs = experiment.data, experiment.needs
+    for key, path, source in (
+        ("store", data.store, needs.features),
+        ("annotations", data.annotations, needs.annotations),
+    ):
+        if path is None:
+            raise ConfigError(
+                f"data.{key}: not set; name it with --{key} PATH{_where(experiment, source)}"
+            )
+    lacks_scores = experiment.model.class_agnostic and experiment.predict.external_scores is None
+    if needs.scores and lacks_scores:
+        raise ConfigError(
+            "predict.external_scores: not set, and the detector says where and not what; name the "
+            "file of label scores with --set predict.external_scores=FILE"
+            f"{_where(experiment, needs.scores)}; to find segments without labels, or to name the "
+            "file when detecting, --set needs.scores="
+        )
+
+
+def find_subset(annotations: AnnotationSet, experiment: Experiment) -> AnnotationSet:
+    """The training videos.
+
+    Raises:
+        UserError: There is no such subset.
+    """
+    try:
+        return annotations.subset(experiment.data.subset)
+    except UserError as error:
+        where = _where(experiment, experiment.needs.annotations)
+        raise UserError(f"{error}; name another with --set data.subset=NAME{where}") from error
+
+
+def _where(experiment: Experiment, source: str) -> str:
+    return f" (preset {experiment.preset}: {source})" if source else ""
+
+
 def make_grid(store: Store, streams: Iterable[str], experiment: Experiment) -> Grid:
     """The common grid of some streams; all that the store lacks are named at once.
 
@@ -126,6 +167,7 @@ def make_grid(store: Store, streams: Iterable[str], experiment: Experiment) -> G
         raise UserError(
             f"{store.path}: no stream {', '.join(lacking)} (there are {', '.join(there) or 'none'})"
             f"; preset {experiment.preset} needs them: {_remedy(lacking)}"
+            f"{_where(experiment, experiment.needs.features)}"
         )
     opened = {name: store.stream(name) for name in names}
     return Grid(opened, store.stream(base), data.target_len, data.cache_mb * 2**20, data.step_s)

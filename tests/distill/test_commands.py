@@ -61,10 +61,31 @@ def test_a_file_of_ones_own_is_named_by_its_stem(calls: list[Call], tmp_path: Pa
 
 @pytest.mark.parametrize("which", [(), ("--preset", "rgb", "--config", "x.toml")])
 def test_exactly_one_source_of_settings_is_asked_for(which: tuple[str, ...]) -> None:
-    with pytest.raises(UsageError, match="either --preset NAME or --config FILE"):
+    with pytest.raises(UsageError, match="either --preset NAME .* or --config FILE"):
         run(*which, "--out", "r")
 
 
 def test_an_unknown_preset_lists_those_there_are() -> None:
     with pytest.raises(UsageError, match="preset 'studnet': .*did you mean student"):
         run("--preset", "studnet", "--out", "r")
+
+
+def test_the_backbone_of_every_stream_can_be_named(calls: list[Call]) -> None:
+    run("--preset", "thumos_gtad/two_stream", "--backbone", "i3d", "--out", "r")
+    run("--preset", "control", "--backbone", "tsm50", "--out", "r", "--set", "model.motion=a:rgb")
+    (two_stream, *_), (control, *_) = calls
+    assert two_stream.preset == "thumos_gtad/two_stream"
+    assert two_stream.model.streams == ("i3d:rgb", "i3d:tg")
+    assert (control.model.appearance, control.model.motion) == ("tsm50:rgb", "a:rgb")
+    with pytest.raises(UsageError, match="--backbone goes with --preset"):
+        run("--config", "run/config.json", "--backbone", "i3d", "--out", "r")
+
+
+def test_the_presets_are_listed_without_training(calls: list[Call]) -> None:
+    lines = run("--list").splitlines()
+    assert not calls
+    names = [line.split()[0] for line in lines]
+    assert {"student", "thumos_tadtr", "anet_gtad_paper", "world_rgb"} <= set(names)
+    assert next(line for line in lines if line.startswith("thumos_gtad ")).split("  ")[-1] == (
+        "G-TAD's own recipe for THUMOS'14, class-agnostic, on two-stream features"
+    )

@@ -17,7 +17,9 @@ from tad_distill.distill.config import PRESETS, Experiment, dump, load, load_pre
 from tad_distill.distill.model import Decomposed, Single, build
 from tad_distill.distill.train import train
 
-NAMES = sorted(path.stem for path in PRESETS.glob("*.toml"))
+ALL = sorted(path.stem for path in PRESETS.glob("*.toml"))
+# Those of a data set and a head are held to more in test_recipes.py.
+NAMES = [name for name in ALL if not name.startswith(("thumos_", "anet_"))]
 ROWS = ["conventional", "control", "rgb", "student", "teacher", "two_stream"]
 # Rows whose motion branch reads a copy of the last stage.
 COPIED = {"adapter_student": "motion", "adapter_control": "labels"}
