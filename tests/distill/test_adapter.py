@@ -372,5 +372,5 @@ def test_the_command_prints_what_was_explained_and_the_stream(
 def test_a_preset_is_the_measured_recipe(name: str) -> None:
     recipe = load_preset(name).train
     assert recipe == type(recipe)()
-    # 60 videos of 160 frames in batches of 16 windows of 24 frames.
-    assert recipe.num_batches(60 * 160) == 200 and recipe.num_batches(1) == 1
+    # A video of 384 frames makes one batch of 16 windows of 24 frames.
+    assert recipe.num_batches(60 * 384) == 450 and recipe.num_batches(200 * 384) == 1000
