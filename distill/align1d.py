@@ -19,8 +19,10 @@ from torch.autograd.function import once_differentiable
 
 # Anchors that are sampled at once. Their vectors are made, read and dropped block by block.
 BLOCK = 4096
-# The plan of a block takes 5 MB (256 steps, durations 1 to 64 in four blocks).
+# The plan of a block takes 5 MB (256 steps, durations 1 to 64 in four blocks). Plans of longer
+# videos are larger and seldom asked for twice.
 NUM_PLANS_KEPT = 64
+LONGEST_KEPT = 1024
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,8 @@ def sample(
     first, end = block or (0, max_duration)
     if not num_steps:
         return table.new_zeros(end - first, 0, table.shape[-1])
-    made = plan(num_steps, max_duration, bins, (first, end), table.device)
+    get = _kept_plan if num_steps <= LONGEST_KEPT else plan
+    made = get(num_steps, max_duration, bins, (first, end), table.device)
     vectors: Tensor = _Sample.apply(table.flatten(0, 1), made)
     return vectors.unflatten(0, (end - first, num_steps))
 
@@ -185,7 +188,6 @@ class _Sample(torch.autograd.Function):
 
 
 # Cached tensors are made outside inference mode: training may use them after a validation.
-@lru_cache(maxsize=NUM_PLANS_KEPT)
 @torch.inference_mode(False)
 @torch.no_grad()
 def plan(
@@ -222,6 +224,9 @@ def plan(
             (rows.cumsum(0) - rows).int().to(device),
         ),
     )
+
+
+_kept_plan = lru_cache(maxsize=NUM_PLANS_KEPT)(plan)
 
 
 @lru_cache(maxsize=8)

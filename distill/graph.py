@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Steps whose distances to all others are held at once.
+BLOCK = 1024
+
 
 class GroupedConv(nn.Conv1d):
     """torch's convolution over time, in groups of channels, on ``(B, T, D)``; same length."""
@@ -38,17 +41,22 @@ def nearest(feats: Tensor, mask: Tensor, num_neighbours: int) -> Tensor:
     Returns:
         ``(B, T, k)`` int64 steps.
     """
-    # The official order of operations, in full precision: near-ties hang on the last digit.
-    with torch.autocast(feats.device.type, enabled=False):
-        feats = feats.float()
-        squares = feats.square().sum(-1)
-        products = -2 * (feats @ feats.transpose(1, 2))
-        closeness = -squares.unsqueeze(1) - products - squares.unsqueeze(2)
-    closeness = closeness.masked_fill(~mask.unsqueeze(1), -torch.inf)
-    value, index = closeness.topk(min(num_neighbours, feats.shape[1]), -1)
-    index = torch.where(value > -torch.inf, index, index[..., :1])
+    parts = [_nearest(part, feats, mask, num_neighbours) for part in feats.split(BLOCK, 1)]
+    index = torch.cat(parts, 1)
     lacking = num_neighbours - index.shape[-1]
     return torch.cat([index, index[..., :1].expand(-1, -1, lacking)], -1) if lacking else index
+
+
+def _nearest(steps: Tensor, feats: Tensor, mask: Tensor, num_neighbours: int) -> Tensor:
+    # The official order of operations, in full precision: near-ties hang on the last digit.
+    with torch.autocast(feats.device.type, enabled=False):
+        steps, feats = steps.float(), feats.float()
+        products = -2 * (steps @ feats.transpose(1, 2))
+        closeness = -feats.square().sum(-1).unsqueeze(1) - products
+        closeness -= steps.square().sum(-1).unsqueeze(2)
+    closeness.masked_fill_(~mask.unsqueeze(1), -torch.inf)
+    value, index = closeness.topk(min(num_neighbours, feats.shape[1]), -1)
+    return torch.where(value > -torch.inf, index, index[..., :1])
 
 
 def gather(feats: Tensor, index: Tensor) -> Tensor:

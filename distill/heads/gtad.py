@@ -60,7 +60,8 @@ class Config(HeadConfig):
             by mistake (gtad#50; ActivityNet: 10).
         cls_weight: Of the official classification loss (ActivityNet: 1).
         boundary_weight: Of the loss of starts and ends, in both styles.
-        positive_iou: Positives of the classification have a higher IoU.
+        positive_iou: Positives of the classification have a higher IoU. Lower it where segments
+            last few steps: few anchors of whole steps overlap them by 0.9.
         extra_positives: See ``balanced_entropy`` (ActivityNet: 0).
         sampling: What the IoU loss takes where good anchors outnumber others: "official" the whole
             map; "masked" those others.
@@ -71,8 +72,7 @@ class Config(HeadConfig):
         decode_boundaries: Whether candidates start and end where the network sees starts and ends:
             "unused"; "filter": only at peaks and above half the maximum (ActivityNet); "multiply":
             the score is multiplied by both.
-        decode_to_end: Whether candidates may end with the video; the official code leaves those
-            out.
+        decode_to_end: Whether candidates may end with the video (officially not).
         decode_below_steps: Candidates are shorter, in grid steps (official: 300 frames).
         decode_min_score: Candidates have a higher score.
         decode_top_k: At most so many candidates per video.

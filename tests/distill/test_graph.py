@@ -1,8 +1,10 @@
 """Graph blocks against their definition as loops."""
 
+import pytest
 import torch
 from torch import Tensor
 
+from tad_distill.distill import graph
 from tad_distill.distill.graph import GraphBlock, GraphEncoder, gather, nearest
 
 
@@ -36,6 +38,13 @@ def test_a_video_of_fewer_steps_than_neighbours_repeats_the_nearest() -> None:
     assert found[1].tolist() == [[0, 0, 0], [0, 0, 0]]
     feats, mask = padded(4, 2)
     assert nearest(feats, mask, 3)[1, 0].tolist() == [0, 1, 0]
+
+
+def test_long_videos_are_compared_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    feats, mask = padded(50, 23)
+    whole = nearest(feats, mask, 4)
+    monkeypatch.setattr(graph, "BLOCK", 7)
+    assert torch.equal(nearest(feats, mask, 4), whole)
 
 
 def test_a_block_equals_its_definition() -> None:

@@ -77,6 +77,23 @@ def test_padding_changes_no_loss_and_no_gradient() -> None:
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
+def test_half_precision_learns_what_full_precision_learns() -> None:
+    feats, mask = batch(30, 17)
+    wanted = [targets((2, 8), (11, 13.5)), targets((4, 9))]
+    costs = []
+    for enabled in (False, True):
+        head = made().train()
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            terms = head.loss(head(feats, mask), wanted)
+        total = torch.stack(list(terms.values())).sum()
+        total.backward()
+        assert total.dtype == torch.float32
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
+        costs.append(total.item())
+    assert costs[0] == pytest.approx(costs[1], rel=0.01)
+
+
 def test_official_padding_takes_padded_steps_for_real_ones() -> None:
     feats, mask = batch(12, 7)
     official = made(padding="official").eval()
