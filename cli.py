@@ -39,6 +39,11 @@ COMMANDS: Table = {
         "Teach a copy of the last backbone stage what a motion teacher sees.",
     ),
     "train": ("distill.commands", "train", "Train a teacher, a baseline or a student."),
+    "finetune": (
+        "distill.finetune.command",
+        "finetune",
+        "Train a finished detector on, together with its backbone.",
+    ),
     "detect": ("detect", "detect", "Find the actions in a video, a folder or a store."),
     "eval": ("evaluate.commands", "evaluate", "Score detections under a named protocol."),
     "gates": (

@@ -26,6 +26,7 @@ FREE = {
     "teacher": {"run"},
     "needs": {"features", "annotations", "scores"},
     "adapter": {"weights"},
+    "backbone": {"run", "videos", "weights", "frames", "checkpointing"},
     "train": {"device", "workers", "log_every", "save_every_s"},
 }
 

@@ -14,8 +14,13 @@ MAY_IMPORT = {
     "extract": {"extract", "data"},
     "distill": {"distill", "data", "evaluate"},
 }
-# The one file of the light stage that knows backbones: it copies the last stage of one.
-MAY_ALSO_IMPORT = {"distill/adapter/stage.py": {"extract"}}
+# The files of the light stage that know backbones: one copies the last stage of one, the others
+# decode frames and run one inside the training loop.
+MAY_ALSO_IMPORT = {
+    "distill/adapter/stage.py": {"extract"},
+    "distill/finetune/frames.py": {"extract"},
+    "distill/finetune/network.py": {"extract"},
+}
 LIGHT = (
     "cli console config data.annotations data.timeline evaluate.mean_ap evaluate.paired "
     "evaluate.tables evaluate.diagnosis evaluate.page.page evaluate.report_files"

@@ -153,7 +153,8 @@ def read(path: Path) -> Contents:
 
     Files of our own hold ``{"layout": "tad-distill", "backbone": NAME, "modality": NAME,
     "state_dict": {...}, "pretraining": {...}}``, ``"normalisation"`` if it is not the backbone's
-    usual one, and ``"copy"`` if the last stage is one that was trained apart.
+    usual one, ``"copy"`` if the last stage is one that was trained apart, and ``"fine_tuned"``
+    where a detector was trained with it.
 
     Raises:
         UserError: No such file, not a checkpoint of plain tensors, or an unknown layout.
@@ -162,8 +163,7 @@ def read(path: Path) -> Contents:
     if content.get("layout") == OWN_LAYOUT:
         provenance = {key: content[key] for key in ("layout", "backbone", "modality")}
         provenance["pretraining"] = content.get("pretraining", {})
-        if "copy" in content:
-            provenance["copy"] = content["copy"]
+        provenance |= {key: content[key] for key in ("copy", "fine_tuned") if key in content}
         return Contents(
             layout=None,
             tensors=dict(content["state_dict"]),
