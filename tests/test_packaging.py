@@ -70,7 +70,9 @@ def test_a_wheel_brings_one_package_with_its_presets_and_no_tests(wheel: Path) -
     for presets in ("distill/presets", "distill/studies", "extract/presets"):
         on_disk = {path.name for path in (ROOT / presets).glob("*.toml")}
         assert {
-            Path(name).name for name in names if name.startswith(f"tad_distill/{presets}/")
+            Path(name).name
+            for name in names
+            if name.startswith(f"tad_distill/{presets}/") and name.endswith(".toml")
         } == on_disk
 
 

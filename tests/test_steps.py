@@ -105,7 +105,10 @@ def test_a_log_tells_what_its_step_took(tmp_path: Path) -> None:
     run_steps([step], jobs=1, what="test")
     found = cost(step)
     assert found is not None
-    assert 0 < found.cpu_s < 30 and 0 < found.wall_s < 60 and 5 < found.memory_mb < 500
+    assert 0 < found.cpu_s < 30 and 0 < found.wall_s < 60
+    # No upper bound: between fork and exec a step counts the memory of whoever started it, and a
+    # test run may hold gigabytes.
+    assert found.memory_mb > 5
 
 
 def test_the_cost_of_earlier_attempts_counts(tmp_path: Path) -> None:
