@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from tad_distill.distill import ragged
 from tad_distill.distill.layers import Conv
 
 
@@ -77,6 +78,7 @@ class Projection(nn.Module):
     def __init__(self, dim_in: int, dim: int, num_layers: int, kernel_size: int) -> None:
         """Start with torch's default weights; ``kernel_size`` is odd; no layer changes nothing."""
         super().__init__()
+        self.dim = dim
         self.kernel_size = kernel_size
         widths = [dim_in, *[dim] * num_layers]
         # A bias before a norm would be taken out again.
@@ -90,6 +92,11 @@ class Projection(nn.Module):
         """``(B, T, dim_in)`` to ``(B, T, dim)``, both zero where not real."""
         if not len(self.convs):
             return feats
+        divided = ragged.groups(mask, self.dim)
+        parts = [self._project(ragged.take(feats, g), ragged.take(mask, g)) for g in divided]
+        return ragged.join(parts, divided, mask.shape[1])
+
+    def _project(self, feats: Tensor, mask: Tensor) -> Tensor:
         num_steps = mask.shape[1]
         # A convolution needs as many steps as its kernel reaches.
         lacking = max(0, self.kernel_size - num_steps)

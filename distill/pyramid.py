@@ -217,9 +217,9 @@ class Layout:
     level: Tensor
     inside: Tensor
 
-    def closed(self, values: Tensor) -> Tensor:
-        """``(B, S, ...)`` without the gaps, ``(B, N, ...)``."""
-        return torch.cat(values.split(self.pieces, 1)[::2], 1)
+    def levels(self, values: Tensor) -> list[Tensor]:
+        """``(B, S, ...)`` without the gaps, level by level."""
+        return list(values.split(self.pieces, 1)[::2])
 
 
 # Cached tensors are made outside inference mode: training may use them after a validation.

@@ -5,14 +5,14 @@ and without its rules for the length of the input.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tad_distill.distill import losses, point_losses
+from tad_distill.distill import losses, point_decode, point_losses, ragged
 from tad_distill.distill.assignment import assign, pad
 from tad_distill.distill.heads import Candidates, Head, HeadConfig, Predictions, Targets
 from tad_distill.distill.necks import FeaturePyramid, Norms
@@ -193,29 +193,32 @@ class ActionFormer(Head):
         Raises:
             ValueError: "official" padding, and T is not divisible by the last stride.
         """
-        num_steps = mask.sum(1)
-        feats, mask = self._padded(feats * mask.unsqueeze(-1), mask)
-        if self.config.padding == "official":
-            num_steps = torch.full_like(num_steps, mask.shape[1])
-        levels: list[tuple[Tensor, Tensor]] = self.neck(self.backbone(feats, mask, num_steps))
-        return levels
+        divided = self._groups(mask)
+        parts = [self._encode(ragged.take(feats, g), ragged.take(mask, g)) for g in divided]
+        return [
+            (
+                ragged.join([levels[i][0] for levels in parts], divided, length),
+                ragged.join([levels[i][1] for levels in parts], divided, length),
+            )
+            for i, length in enumerate(self._lengths(mask.shape[1]))
+        ]
 
     def predict(self, levels: list[tuple[Tensor, Tensor]]) -> Predictions:
         """Classify and regress on every level, all levels in one product."""
-        lengths = tuple(mask.shape[1] for _, mask in levels)
-        # Zeros after each level keep the levels apart under the convolutions.
-        gap = self.config.head_kernel // 2
-        where = layout(lengths, gap, levels[0][0].device)
-        feats = torch.cat([F.pad(feats, (0, 0, 0, gap)) for feats, _ in levels], 1)
-        real = torch.cat([F.pad(mask, (0, gap)) for _, mask in levels], 1)
-        logits = self.classifier(feats, real, where.inside)
-        offsets = self.regressor(feats, real, where.inside)
+        masks = [mask for _, mask in levels]
+        divided = self._groups(masks[0])
+        parts = [self._say(levels, group) for group in divided]
+        lengths = tuple(mask.shape[1] for mask in masks)
+        said = torch.cat(
+            [ragged.join([p[i] for p in parts], divided, n) for i, n in enumerate(lengths)], 1
+        )
+        where = layout(lengths, 0, said.device)
         scale = torch.stack(list(self.scales))[where.level].unsqueeze(-1)
         return Predictions(
-            logits=where.closed(logits),
-            regression=F.relu(where.closed(offsets) * scale),
-            mask=where.closed(real),
-            points=points(lengths, self.config.level_ranges, feats.device),
+            logits=said[..., : self.num_labels],
+            regression=F.relu(said[..., self.num_labels :] * scale),
+            mask=torch.cat(masks, 1),
+            points=points(lengths, self.config.level_ranges, said.device),
         )
 
     def loss(self, predictions: Predictions, targets: list[Targets]) -> dict[str, Tensor]:
@@ -251,26 +254,60 @@ class ActionFormer(Head):
         scores = predictions.logits.float().sigmoid() * predictions.mask.unsqueeze(-1)
         _, counts = predictions.points[:, 3].unique_consecutive(return_counts=True)
         lengths = counts.tolist()
-        decoded = []
-        for video_scores, video_segments in zip(scores, self.segments(predictions), strict=True):
-            levels = zip(video_scores.split(lengths), video_segments.split(lengths), strict=True)
-            parts = [self._decode_level(*level) for level in levels]
-            joined = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
-            decoded.append(Candidates(*joined))
-        return decoded
+        return [
+            point_decode.decode(
+                *video,
+                lengths,
+                top_k=self.config.decode_top_k,
+                min_score=self.config.decode_min_score,
+                min_steps=self.config.decode_min_steps,
+            )
+            for video in zip(scores, self.segments(predictions), strict=True)
+        ]
 
-    def _padded(self, feats: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        stride = 2 ** (self.config.num_levels - 1)
-        rest = -feats.shape[1] % stride
+    def _groups(self, mask: Tensor) -> list[ragged.Group]:
+        """Rows of a batch that are computed together."""
         if self.config.padding == "official":
-            if rest:
-                raise ValueError(
-                    f"head.padding=official: {feats.shape[1]} steps are not divisible by the last "
-                    f"stride {stride}; pad the features or use padding=invariant"
-                )
-            return feats, mask
-        rest += stride
-        return F.pad(feats, (0, 0, 0, rest)), F.pad(mask, (0, rest))
+            return [ragged.whole(mask)]
+        return ragged.groups(mask, self.config.embd_dim)
+
+    def _encode(self, feats: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+        num_steps, length = mask.sum(1), self._lengths(mask.shape[1])[0]
+        if self.config.padding == "official":
+            num_steps = torch.full_like(num_steps, length)
+        rest = length - mask.shape[1]
+        feats = F.pad(feats * mask.unsqueeze(-1), (0, 0, 0, rest))
+        encoded = self.backbone(feats, F.pad(mask, (0, rest)), num_steps)
+        levels: list[tuple[Tensor, Tensor]] = self.neck(encoded)
+        return levels
+
+    def _say(self, levels: list[tuple[Tensor, Tensor]], group: ragged.Group) -> list[Tensor]:
+        """Level by level ``(B, T_l, K + 2)`` logits and offsets of some of the videos."""
+        given = [replace(group, length=length) for length in self._lengths(group.length)]
+        feats = [ragged.take(f, part) for (f, _), part in zip(levels, given, strict=True)]
+        masks = [ragged.take(m, part) for (_, m), part in zip(levels, given, strict=True)]
+        # Zeros after each level keep the levels apart under the convolutions.
+        gap = self.config.head_kernel // 2
+        where = layout(tuple(mask.shape[1] for mask in masks), gap, masks[0].device)
+        joined = torch.cat([F.pad(f, (0, 0, 0, gap)) for f in feats], 1)
+        real = torch.cat([F.pad(mask, (0, gap)) for mask in masks], 1)
+        logits = self.classifier(joined, real, where.inside)
+        offsets = self.regressor(joined, real, where.inside)
+        return where.levels(torch.cat([logits, offsets], -1))
+
+    def _lengths(self, num_steps: int) -> list[int]:
+        """Steps of each level for a video of so many."""
+        levels = range(self.config.num_levels)
+        stride = 2 ** levels[-1]
+        rest = -num_steps % stride
+        if self.config.padding == "official" and rest:
+            raise ValueError(
+                f"head.padding=official: {num_steps} steps are not divisible by the last stride "
+                f"{stride}; pad the features or use padding=invariant"
+            )
+        if self.config.padding == "invariant":
+            num_steps += rest + stride
+        return [num_steps // 2**level for level in levels]
 
     @torch.no_grad()
     def _update_normalizer(self, num_positive: Tensor, any_valid: Tensor) -> None:
@@ -278,16 +315,6 @@ class ActionFormer(Head):
         moved = momentum * self.loss_normalizer + (1 - momentum) * num_positive.clamp(min=1)
         # A batch without a real step says nothing about how many positives a batch has.
         self.loss_normalizer.copy_(torch.where(any_valid, moved, self.loss_normalizer))
-
-    def _decode_level(self, scores: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        flat = scores.flatten()
-        chosen = (flat > self.config.decode_min_score).nonzero().squeeze(1)
-        order = flat[chosen].argsort(descending=True, stable=True)[: self.config.decode_top_k]
-        chosen = chosen[order]
-        ends = segments[chosen // self.num_labels]
-        long = ends[:, 1] - ends[:, 0] > self.config.decode_min_steps
-        chosen = chosen[long]
-        return ends[long], flat[chosen], chosen % self.num_labels
 
 
 def _blocks(config: Config) -> Blocks:

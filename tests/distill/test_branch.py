@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tad_distill.distill import ragged
 from tad_distill.distill.branch import BranchInput, Projection
 
 LENGTHS = torch.tensor([[1000], [400]])
@@ -73,3 +74,17 @@ def test_the_projection_is_a_stack_of_convolutions_with_norm_and_relu_between(
         hidden = torch.nn.functional.layer_norm(conv(x, 0), (4,)).relu()
         made = phi(x, torch.ones(1, num_steps, dtype=torch.bool))
         torch.testing.assert_close(made, conv(hidden, 1))
+
+
+def test_videos_of_other_lengths_are_projected_apart_to_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    phi = Projection(dim_in=5, dim=4, num_layers=2, kernel_size=3)
+    mask = torch.arange(90) < torch.tensor([[90], [0], [30]])
+    feats = torch.randn(3, 90, 5) * mask.unsqueeze(-1)
+    together = phi(feats, mask)
+    monkeypatch.setattr("tad_distill.distill.ragged.FIXED_STEPS", 0)
+    monkeypatch.setattr("tad_distill.distill.ragged.CALL_STEPS", 0)
+    assert len(ragged.groups(mask, 4)) == 3
+    torch.testing.assert_close(phi(feats, mask), together, atol=1e-6, rtol=1e-6)
