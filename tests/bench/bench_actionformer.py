@@ -244,14 +244,14 @@ def test_steps_of_the_head(
         theirs = (step_ms, cpu_ms(found, 3))
     crops, wholes = real_lengths(thumos)
     beside = "side by side" if folder else "recorded on another day"
-    rows = [
+    rows: list[tuple[str, float, float]] = [
         (f"step, videos of {PAIR[0]} and {PAIR[1]} steps", ours[0], theirs[0]),
         ("step, THUMOS'14 lengths", mean_step_ms(head, crops), theirs[0]),
         (f"detection, {PAIR[0]} steps", ours[1], theirs[1]),
         (
             "detection, THUMOS'14 lengths",
             mean_detection_ms(head, wholes),
-            theirs[1] * np.mean([official_length(n) / LONGEST for n in wholes]),
+            theirs[1] * sum(official_length(n) for n in wholes) / len(wholes) / LONGEST,
         ),
     ]
     lines = [
