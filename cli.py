@@ -31,7 +31,7 @@ COMMANDS: Table = {
         "pretrain",
         "Train a backbone to recognise trimmed clips.",
     ),
-    "weights": ("cli", "weights", "Public checkpoints: list, fetch and check them."),
+    "weights": ("cli", "weights", "Checkpoints: list, fetch, check and recalibrate them."),
     "extract": ("extract.commands", "extract", "Turn videos into a feature store."),
     "adapt": (
         "distill.adapter.command",
@@ -69,6 +69,11 @@ WEIGHTS_COMMANDS: Table = {
     "list": ("extract.public.commands", "list_", "What is published, where, under which licence."),
     "fetch": ("extract.public.commands", "fetch", "Download and check; goes on after a stop."),
     "check": ("extract.public.commands", "check", "What a file holds and which backbone it fits."),
+    "recalibrate": (
+        "extract.recalibrate_command",
+        "recalibrate",
+        "Batch statistics of the videos and the modality at hand.",
+    ),
 }
 
 

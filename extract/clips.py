@@ -39,6 +39,10 @@ class Run:
     skip: int
     keep: int
 
+    def without_frames(self) -> "Run":
+        """What is left to know when the frames have gone through."""
+        return Run(self.frames.new_empty(0), self.skip, self.keep)
+
 
 class Cutter(Protocol):
     """Cuts one video, whose frames come in any pieces; make a new one for every video.

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,17 @@ class DecoderProcess:
         timeout_s: How long it may be silent before it is taken for hanging, and killed.
     """
 
-    def __init__(self, timeout_s: float) -> None:
-        """Start nothing yet."""
+    def __init__(
+        self, timeout_s: float, allocate: Callable[[int], NDArray[np.uint8]] | None = None
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            timeout_s: How long it may be silent.
+            allocate: Where the frames go, so many bytes at a time.
+        """
         self.timeout_s = timeout_s
+        self._allocate = allocate or _allocate
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._stopped = False
@@ -104,21 +112,20 @@ class DecoderProcess:
             raise self._died() from None
 
     def _answer(self) -> tuple[dict[str, Any], NDArray[np.uint8]]:
-        num_text, num_data = HEADER.unpack(self._read(HEADER.size).tobytes())
-        table = json.loads(self._read(num_text).tobytes())
+        num_text, num_data = HEADER.unpack(self._read(_allocate(HEADER.size)).tobytes())
+        table = json.loads(self._read(_allocate(num_text)).tobytes())
         if "broken" in table:
             raise VideoBroken(Broken(**table["broken"]))
         if "bug" in table:
             raise RuntimeError(f"the decoder failed:\n{table['bug']}")
-        return table, self._read(num_data)
+        return table, self._read(self._allocate(num_data))
 
-    def _read(self, num_bytes: int) -> NDArray[np.uint8]:
-        """So many bytes, waiting no longer than ``timeout_s`` for any of them."""
+    def _read(self, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Fill an array of bytes, waiting no longer than ``timeout_s`` for any of them."""
         assert self._process is not None and self._process.stdout is not None
         pipe = self._process.stdout.fileno()
-        data = np.empty(num_bytes, np.uint8)
         view, filled = data.data, 0
-        while filled < num_bytes:
+        while filled < len(data):
             ready, _, _ = select.select([pipe], [], [], self.timeout_s)
             if not ready:
                 self.close()
@@ -151,3 +158,7 @@ def _start() -> subprocess.Popen[bytes]:
     with contextlib.suppress(OSError):
         fcntl.fcntl(process.stdout.fileno(), SET_PIPE_SIZE, PIPE_BYTES)
     return process
+
+
+def _allocate(num_bytes: int) -> NDArray[np.uint8]:
+    return np.empty(num_bytes, np.uint8)

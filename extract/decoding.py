@@ -82,6 +82,7 @@ def main() -> None:
     """Serve on stdin and stdout."""
     for name in LEFT_TO_THE_PARENT:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
+    cv2.setNumThreads(1)  # there is one of us per core
     # What a library prints must not come between the messages.
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

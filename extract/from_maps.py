@@ -12,7 +12,7 @@ from tad_distill.data.store import Stream
 from tad_distill.extract import clips
 from tad_distill.extract.device import computing
 from tad_distill.extract.encoder import Encoder
-from tad_distill.extract.trunk import StepMaker
+from tad_distill.extract.encoding import StepMaker
 
 
 class FromMaps:

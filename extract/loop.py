@@ -1,69 +1,67 @@
-"""The loop over videos: from decoded frames to committed features, and the account of it."""
+"""The loop over videos: from decoded frames to committed features, in the order of the list."""
 
-import json
 import os
 import time
-import traceback
-from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tad_distill.console import Step, UserError, check_stop, log, progress, warn
+from tad_distill.console import Step, UserError, check_stop, progress
 from tad_distill.data.durable import WriteError
-from tad_distill.data.store import Stream
-from tad_distill.data.writer import Writer
+from tad_distill.extract.committing import KEPT, Committer, Target, broken
 from tad_distill.extract.config import ExtractConfig
 from tad_distill.extract.decoder import VideoBroken
 from tad_distill.extract.decoding import Broken
-from tad_distill.extract.device import OutOfMemory, choose_device
+from tad_distill.extract.device import (
+    OutOfMemory,
+    Uploads,
+    allocator,
+    choose_device,
+    keep_memory,
+)
 from tad_distill.extract.encoder import Encoder
+from tad_distill.extract.encoding import Encoding
 from tad_distill.extract.prefetch import Feed, feeds
+from tad_distill.extract.report import Report
 from tad_distill.extract.trunk import Trunk, share
-from tad_distill.extract.video import Decoded
 
-KEPT = "finished videos are in the store"
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A video without features in at least one stream, and why."""
-
-    video: str
-    path: Path
-    reason: str
+# Videos whose last runs may wait for a full batch, and finished ones that wait for the disk.
+MOST_OPEN, MOST_UNWRITTEN = 32, 2
 
 
-@dataclass
-class Report:
-    """How an extraction ended, or stands.
+@dataclass(kw_only=True)
+class InHand:
+    """A video between its first frame and its place in the account.
 
     Attributes:
-        done: Videos that got features in this run.
-        skipped: Videos that had them all before.
-        failed: Videos that have none in some stream, those of earlier runs included.
-        num_frames: Frames that were encoded.
-        seconds: Spent by kind of work; decoding runs beside the rest.
+        feed: Its frames.
+        pending: The streams that lack it.
+        reason: Why it failed, or "".
+        encodings: Its features in the making.
+        commits: Under way, since its features were complete; None before.
+        num_steps: Of its first stream.
+        wait_s: Seconds spent waiting for its frames.
     """
 
-    done: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    failed: list[Failure] = field(default_factory=list)
-    num_frames: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    feed: Feed
+    pending: list[Target]
+    reason: str = ""
+    encodings: list[tuple[Trunk, Encoding]] = field(default_factory=list)
+    commits: list[Future[float]] | None = None
+    num_steps: int = 0
+    wait_s: float = 0.0
 
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """A stream being filled."""
-
-    encoder: Encoder
-    stream: Stream
-    writer: Writer
+    @property
+    def is_encoded(self) -> bool:
+        """Whether nothing is left to do for the network."""
+        return all(encoding.is_complete for _, encoding in self.encodings)
 
 
 class Loop:
@@ -92,8 +90,11 @@ class Loop:
         self.report = Report()
         self._targets, self._config, self._lines = targets, config, lines
         self._retry_failed = retry_failed
+        self._device = choose_device(config)
+        self._upload, self._committer = Uploads(self._device), Committer()
         # By the streams that a video lacks: nearly always all of them.
         self._trunks: dict[tuple[str, ...], list[Trunk]] = {}
+        self._in_hand: deque[InHand] = deque()
 
     def run(self, files: dict[str, Path], expected_frames: Mapping[str, float]) -> None:
         """Extract every video, by name.
@@ -113,64 +114,66 @@ class Loop:
             for video in files
             if not all(video in target.stream for target in self._targets)
         }
+        if self._device.type == "cpu":
+            keep_memory()
+        pinned = allocator(self._device)
+        shown = framed_for(self._config, [target.encoder for target in self._targets])
         with (
             progress("extract", sum(left.values())) as step,
-            feeds(files.items(), self._config, self._is_wanted, num_decoders) as ahead,
+            feeds(files.items(), shown, self._is_wanted, num_decoders, pinned) as ahead,
+            self._committer,
         ):
             for feed in ahead:
                 check_stop(KEPT)
                 before = self.report.num_frames
                 self._take(feed, step)
+                self._advance(MOST_UNWRITTEN)
                 if feed.name in left:
                     step(left[feed.name] - (self.report.num_frames - before))
+            self._flush()
+            self._advance(0)
 
     def _take(self, feed: Feed, step: Step) -> None:
         states = self._states(feed.name, feed.wait_for_hash())
-        pending = [target for target, state in states if state == "missing"]
-        reason, warnings = "", list[str]()
-        try:
-            if pending:
-                warnings = self._encode(feed, pending, step)
-        except VideoBroken as error:
-            reason = self._fail(feed, pending, error.broken)
-        except (WriteError, OutOfMemory):
-            raise
-        except UserError as error:  # its features cannot be stored
-            reason = self._fail(feed, pending, Broken(str(error), traceback.format_exc()))
+        video = InHand(
+            feed=feed, pending=[target for target, state in states if state == "missing"]
+        )
+        self._in_hand.append(video)
+        if video.pending:
+            try:
+                self._encode(video, step)
+            except VideoBroken as error:
+                self._fail(video, error.broken)
+            except (WriteError, OutOfMemory):
+                raise
+            except UserError as error:  # its frames cannot be shown to the networks
+                self._fail(video, broken(error))
         if earlier := [target for target, state in states if state == "failed"]:
-            reason = reason or f"failed in an earlier run: {_recorded(earlier[0], feed.name)}"
-        self._account(feed, reason, skipped=not pending, warnings=warnings)
+            recorded = f"failed in an earlier run: {_recorded(earlier[0], feed.name)}"
+            video.reason = video.reason or recorded
 
-    def _encode(self, feed: Feed, pending: list[Target], step: Step) -> list[str]:
-        encodings = [trunk.begin() for trunk in self._shared(pending)]
-        for chunk in feed.chunks():
-            for encoding in encodings:
-                encoding.push(chunk)
+    def _encode(self, video: InHand, step: Step) -> None:
+        trunks = self._shared(video.pending)
+        video.encodings = [(trunk, trunk.begin()) for trunk in trunks]
+        for chunk in self._timed(video):
+            frames = self._upload(chunk)
+            for _, encoding in video.encodings:
+                encoding.push(frames)
             self.report.num_frames += len(chunk)
             step(len(chunk))
-            check_stop(f"{KEPT}, the one in flight was dropped")
-        feats: dict[str, NDArray[np.floating]] = {}
-        for encoding in encodings:
-            feats |= encoding.finish()
-        found = feed.decoded
-        assert found is not None
-        start = time.perf_counter()
-        for target in pending:
-            target.writer.commit(
-                feed.name,
-                feats[target.stream.name],
-                fps=found.video_fps,
-                duration_s=found.duration_s,
-                source_hash=feed.source_hash,
-            )
-        seconds = {
-            "decode_s": feed.decode_s,
-            "modality_s": sum(encoding.modality_s for encoding in encodings),
-            "network_s": sum(encoding.network_s for encoding in encodings),
-            "write_s": time.perf_counter() - start,
-        }
-        self._log_video(feed, found, len(feats[pending[0].stream.name]), seconds)
-        return found.warnings
+            check_stop(f"{KEPT}, those in flight were dropped")
+        for _, encoding in video.encodings:
+            encoding.end()
+
+    def _timed(self, video: InHand) -> Iterator[NDArray[np.uint8]]:
+        chunks = iter(video.feed.chunks())
+        while True:
+            start = time.perf_counter()
+            chunk = next(chunks, None)
+            video.wait_s += time.perf_counter() - start
+            if chunk is None:
+                return
+            yield chunk
 
     def _shared(self, pending: list[Target]) -> list[Trunk]:
         """The networks to run for these streams, kept for the next video."""
@@ -179,47 +182,80 @@ class Loop:
             self._trunks[names] = share(target.encoder for target in pending)
         return self._trunks[names]
 
-    def _log_video(
-        self, feed: Feed, found: Decoded, num_steps: int, seconds: dict[str, float]
-    ) -> None:
-        for warning in found.warnings:
-            warn(f"{feed.path}: {warning}")
-        for name, value in seconds.items():
-            self.report.seconds[name] += value
-        log(
-            "video",
-            video=feed.name,
-            frames=found.num_frames,
-            steps=num_steps,
-            duration_s=round(found.duration_s, 2),
-            **{name: round(value, 2) for name, value in seconds.items()},
+    def _flush(self) -> None:
+        for trunk in chain.from_iterable(self._trunks.values()):
+            trunk.flush()
+
+    def _advance(self, most_unwritten: int) -> None:
+        """Commit what is encoded and account for what is committed, in the order of the list."""
+        if len(self._in_hand) > MOST_OPEN:
+            self._flush()
+        for video in self._in_hand:
+            if video.commits is None:
+                if not video.is_encoded:
+                    break
+                self._commit(video)
+        while self._in_hand and (commits := self._in_hand[0].commits) is not None:
+            written = all(commit.done() for commit in commits)
+            num_unwritten = sum(bool(video.commits) for video in self._in_hand)
+            if not written and num_unwritten <= most_unwritten:
+                break
+            self._account(self._in_hand.popleft())
+            if self._in_hand:
+                check_stop(KEPT)
+
+    def _commit(self, video: InHand) -> None:
+        video.commits = []
+        if not video.encodings:
+            return
+        feats: dict[str, NDArray[np.floating]] = {}
+        try:
+            for _, encoding in video.encodings:
+                feats |= encoding.features()
+        except UserError as error:  # its features cannot be stored
+            self._fail(video, broken(error))
+            return
+        video.num_steps = len(feats[video.pending[0].stream.name])
+        video.commits = [
+            self._committer.commit(target, video.feed, feats[target.stream.name])
+            for target in video.pending
+        ]
+
+    def _account(self, video: InHand) -> None:
+        write_s, feed = 0.0, video.feed
+        try:
+            for commit in video.commits or ():
+                write_s += commit.result()
+        except WriteError:
+            raise
+        except UserError as error:  # its features cannot be stored
+            self._fail(video, broken(error))
+        if video.encodings:
+            seconds = {
+                "decode_s": feed.decode_s,
+                "wait_s": video.wait_s,
+                "modality_s": sum(encoding.modality_s for _, encoding in video.encodings),
+                "network_s": sum(encoding.network_s for _, encoding in video.encodings),
+                "write_s": write_s,
+            }
+            self.report.time(feed, video.num_steps, seconds)
+        warnings = feed.decoded.warnings if feed.decoded and not video.reason else []
+        skipped = not video.pending
+        self.report.account(
+            feed, video.reason, skipped=skipped, warnings=warnings, lines=self._lines
         )
 
-    def _fail(self, feed: Feed, pending: list[Target], broken: Broken) -> str:
-        for target in pending:
+    def _fail(self, video: InHand, why: Broken) -> None:
+        for trunk, encoding in video.encodings:
+            trunk.drop(encoding)
+        video.encodings, video.reason = [], why.reason
+        for target in video.pending:
             target.writer.fail(
-                feed.name,
-                reason=broken.reason,
-                source_hash=feed.source_hash,
-                traceback=broken.traceback,
+                video.feed.name,
+                reason=why.reason,
+                source_hash=video.feed.source_hash,
+                traceback=why.traceback,
             )
-        return broken.reason
-
-    def _account(self, feed: Feed, reason: str, *, skipped: bool, warnings: list[str]) -> None:
-        if reason:
-            status = "failed"
-            self.report.failed.append(Failure(feed.name, feed.path, reason))
-            log("failed", video=feed.name, path=feed.path, reason=reason)
-        elif skipped:
-            status = "skipped"
-            self.report.skipped.append(feed.name)
-        else:
-            status = "done"
-            self.report.done.append(feed.name)
-        if self._lines:
-            line = {"video": feed.name, "path": str(feed.path), "status": status}
-            line |= {"reason": reason} if reason else {}
-            self._lines.write(json.dumps(line | {"warnings": warnings}) + "\n")
 
     def _states(self, video: str, source_hash: str) -> list[tuple[Target, str]]:
         states: list[tuple[Target, str]] = []
@@ -232,6 +268,12 @@ class Loop:
 
     def _is_wanted(self, video: str, source_hash: str) -> bool:
         return any(state == "missing" for _, state in self._states(video, source_hash))
+
+
+def framed_for(config: ExtractConfig, encoders: Sequence[Encoder]) -> ExtractConfig:
+    """As the decoders are to frame: whole frames where a stream's view is not in their middle."""
+    middle = all(encoder.view.crop == "centre" for encoder in encoders)
+    return config if middle else replace(config, crop_px=0)
 
 
 def default_decoders(config: ExtractConfig) -> int:

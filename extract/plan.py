@@ -15,8 +15,9 @@ from tad_distill.extract import survey
 from tad_distill.extract.config import ExtractConfig
 from tad_distill.extract.decoder import DecoderProcess, VideoBroken
 from tad_distill.extract.encoder import Encoder
-from tad_distill.extract.loop import default_decoders
+from tad_distill.extract.loop import default_decoders, framed_for
 from tad_distill.extract.trunk import share
+from tad_distill.extract.video import VideoError
 
 # Frames that a speed is measured over, after as many to warm up.
 SAMPLE_FRAMES = 128
@@ -105,7 +106,7 @@ def measure(paths: Sequence[Path], encoders: Sequence[Encoder], config: ExtractC
         for path in paths:
             try:
                 return _timed(decoder, path, encoders, config)
-            except VideoBroken:
+            except (VideoBroken, VideoError):
                 continue
     finally:
         decoder.close()
@@ -119,7 +120,8 @@ def _timed(
 ) -> Speed:
     chunks, seconds, num_frames = [], 0.0, 0
     start = time.perf_counter()
-    for item in decoder.decode(path, config.fps, config.framing()):
+    framing = framed_for(config, encoders).framing()
+    for item in decoder.decode(path, config.fps, framing):
         seconds = time.perf_counter() - start
         if isinstance(item, tuple):
             break

@@ -122,6 +122,7 @@ def feeds(
     config: ExtractConfig,
     wanted: Callable[[str, str], bool],
     num_decoders: int,
+    allocate: Callable[[int], NDArray[np.uint8]] | None = None,
 ) -> Iterator[Iterator[Feed]]:
     """The videos in their order, decoded ahead by ``num_decoders`` processes.
 
@@ -130,9 +131,10 @@ def feeds(
         config: Rate and size of the frames.
         wanted: Called with name and hash, in any thread: whether to decode a video.
         num_decoders: Videos decoded at the same time.
+        allocate: Where the frames go, so many bytes at a time.
     """
     stop = threading.Event()
-    decoders = [DecoderProcess(config.decode_timeout_s) for _ in range(num_decoders)]
+    decoders = [DecoderProcess(config.decode_timeout_s, allocate) for _ in range(num_decoders)]
     idle: queue.SimpleQueue[DecoderProcess] = queue.SimpleQueue()
     for decoder in decoders:
         idle.put(decoder)

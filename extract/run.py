@@ -7,6 +7,7 @@ is recorded with the reason and does not stop the others.
 
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from tad_distill import units
@@ -14,10 +15,13 @@ from tad_distill.console import UsageError, log
 from tad_distill.data.store import Store
 from tad_distill.data.writer import check_name
 from tad_distill.extract import sources, survey
+from tad_distill.extract.committing import Target
 from tad_distill.extract.config import ExtractConfig
 from tad_distill.extract.device import choose_device
 from tad_distill.extract.encoder import Encoder
-from tad_distill.extract.loop import Failure, Loop, Report, Target
+from tad_distill.extract.loop import Loop
+from tad_distill.extract.report import Failure, Report
+from tad_distill.extract.stream_name import StreamName
 
 __all__ = ["ExtractConfig", "Failure", "Report", "extract"]
 
@@ -37,10 +41,11 @@ def extract(
 
     Args:
         videos: Files; a video's name in the store is the file's name without suffix.
-        streams: ``BACKBONE:MODALITY``, with ``@STAGE`` for the maps of an inner stage.
+        streams: ``BACKBONE:MODALITY`` and what may follow, see ``StreamName``.
         store: Made if it does not exist.
         config: How to extract.
-        weights: For each stream a checkpoint, or ``random:SEED``.
+        weights: For each stream a checkpoint, or ``random:SEED``; a view has those of the usual
+            one, unless it has its own.
         unit: Which share of the videos to extract, the same when it is resumed.
         retry_failed: Try again what failed in an earlier run.
         report_file: Written anew, with one line of JSON per video on how it ended.
@@ -92,16 +97,19 @@ def build_encoders(
     """
     if not streams:
         raise UsageError("no streams: name at least one, as in --stream tsm18:rgb")
-    for name in sorted(weights.keys() - set(streams)):
+    usual = {name: str(replace(StreamName.parse(name), view="")) for name in streams}
+    for name in sorted(weights.keys() - set(streams) - set(usual.values())):
         raise UsageError(f"weights for {name!r}, which is no stream of this run")
-    for name in streams:
-        if name not in weights:
+    # A view is of the same network as the usual one.
+    given = {name: weights.get(name, weights.get(usual[name])) for name in streams}
+    for name, source in given.items():
+        if source is None:
             raise UsageError(
                 f"stream {name!r}: no weights; give --weights {name}=FILE, or {name}=random:0 "
                 "for random ones"
             )
     device = choose_device(config)
-    return [Encoder(name, weights[name], config, device) for name in dict.fromkeys(streams)]
+    return [Encoder(name, source, config, device) for name, source in given.items() if source]
 
 
 def _targets(encoders: list[Encoder], store: Store, unit: units.Unit) -> list[Target]:

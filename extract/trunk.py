@@ -1,22 +1,42 @@
 """Frames through a network, once for all streams that share everything below the last stage.
 
 ``tsm18:rgb``, its maps, ``tsm18:rgb+motion`` and their rich forms differ in their last stage or
-behind it; what they have in common, most of the work, is done for all of them together.
+behind it; what they have in common, most of the work, is done for all of them together. Runs of
+equal shape go through it together as well, whatever videos they are of.
 """
 
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tad_distill.console import check_stop, log
-from tad_distill.extract import clips
-from tad_distill.extract.device import OutOfMemory, computing
+from tad_distill.extract.clips import Run
+from tad_distill.extract.device import Download, OutOfMemory, computing
 from tad_distill.extract.encoder import Encoder
-from tad_distill.extract.video import VideoError
+from tad_distill.extract.encoding import Encoding
+
+# Batches whose worth of frames may wait for others of their shape, in all.
+MOST_WAITING = 2
+STOPPED = "finished videos are in the store, those in flight were dropped"
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A run, and whose it is.
+
+    Attributes:
+        encoding: The video.
+        number: Which of its runs.
+        run: The run.
+    """
+
+    encoding: Encoding
+    number: int
+    run: Run
 
 
 class Trunk:
@@ -31,14 +51,70 @@ class Trunk:
         """Join encoders with equal trunks; see :func:`share`."""
         self.encoders = list(encoders)
         self.batch_frames = encoders[0].config.batch_frames
+        # By shape, the one with the run that has waited longest first.
+        self._waiting: dict[torch.Size, list[Waiting]] = {}
+        self._on_the_way: deque[tuple[list[Waiting], Download]] = deque()
+        # A GPU computes the next batch while the outputs of the one before come down.
+        self._num_ahead = 1 if encoders[0].device.type == "cuda" else 0
 
-    def begin(self) -> "Encoding":
+    def begin(self) -> Encoding:
         """Start a video."""
-        return Encoding(self)
+        return Encoding(self.encoders, self.add, self.flush)
+
+    def add(self, encoding: Encoding, runs: list[Run]) -> None:
+        """Take runs of a video; they go through the network when there are enough of them."""
+        for run in runs:
+            shape = run.frames.shape
+            group = self._waiting.setdefault(shape, [])
+            group.append(Waiting(encoding, encoding.expect(), run))
+            if (len(group) + 1) * len(run.frames) > self.batch_frames:
+                self._encode(shape)
+            while self._num_waiting() > MOST_WAITING * self.batch_frames:
+                self._encode(next(iter(self._waiting)))
+
+    def flush(self) -> None:
+        """Encode whatever waits."""
+        while self._waiting:
+            self._encode(next(iter(self._waiting)))
+        while self._on_the_way:
+            self._hand_over()
+
+    def drop(self, encoding: Encoding) -> None:
+        """Forget the runs of a video that has failed."""
+        for shape, group in list(self._waiting.items()):
+            self._waiting[shape] = [entry for entry in group if entry.encoding is not encoding]
+            if not self._waiting[shape]:
+                del self._waiting[shape]
+
+    def _num_waiting(self) -> int:
+        return sum(len(group) * shape[0] for shape, group in self._waiting.items())
+
+    def _encode(self, shape: torch.Size) -> None:
+        group = self._waiting.pop(shape)
+        start = time.perf_counter()
+        frames = group[0].run.frames
+        if len(group) > 1:
+            frames = torch.cat([entry.run.frames for entry in group])
+        outputs = self.encode(frames.unflatten(0, (len(group), -1)))
+        spent = [Waiting(it.encoding, it.number, it.run.without_frames()) for it in group]
+        self._on_the_way.append((spent, Download(outputs)))
+        while len(self._on_the_way) > self._num_ahead:
+            self._hand_over()
+        seconds = (time.perf_counter() - start) / len(group)
+        for entry in group:
+            entry.encoding.network_s += seconds
+        # On a processor a batch takes seconds, and a chunk of frames may fill several.
+        check_stop(STOPPED)
+
+    def _hand_over(self) -> None:
+        group, download = self._on_the_way.popleft()
+        outputs = download.wait()
+        for number, entry in enumerate(group):
+            entry.encoding.receive(entry.number, entry.run, [rows[number] for rows in outputs])
 
     @torch.inference_mode()
     def encode(self, frames: Tensor) -> list[Tensor]:
-        """``(B, T, C, H, W)`` frames to each encoder's ``(B, T', ...)`` float32, on the CPU.
+        """``(B, T, C, H, W)`` frames to each encoder's ``(B, T', ...)`` float32, on its device.
 
         Halves the batch when memory does not suffice, and goes on.
 
@@ -48,7 +124,7 @@ class Trunk:
         first = self.encoders[0]
         try:
             with computing(first.device, first.config.precision):
-                return [outputs.cpu() for outputs in self._forward(frames.to(first.device))]
+                return self._forward(frames.to(first.device))
         except torch.OutOfMemoryError as error:
             if len(frames) == 1:
                 raise OutOfMemory(
@@ -68,6 +144,9 @@ class Trunk:
         outputs: dict[int, Tensor] = {}
         maps = backbone.enter(frames)
         for stage in inner[: deepest + 1]:
+            check_stop(
+                STOPPED
+            )  # of a large network on a processor one run alone takes half a minute
             maps = backbone.advance(maps, stage)
             for number, encoder in enumerate(self.encoders):
                 if encoder.stage == stage:
@@ -82,116 +161,16 @@ class Trunk:
         return [outputs[number] for number in range(len(self.encoders))]
 
 
-class Encoding:
-    """The features of one video in the making, in memory that does not grow with its frames.
-
-    Attributes:
-        modality_s: Seconds spent on the modality.
-        network_s: Seconds spent in the network.
-    """
-
-    def __init__(self, trunk: Trunk) -> None:
-        """Use :meth:`Trunk.begin`."""
-        self._trunk = trunk
-        first = trunk.encoders[0]
-        self._modality = first.modality
-        self._cutter = clips.cutter(first.config, first.backbone)
-        self._steps = [StepMaker(encoder) for encoder in trunk.encoders]
-        self._history: NDArray[np.uint8] | None = None
-        self._waiting: list[clips.Run] = []
-        self.modality_s = self.network_s = 0.0
-
-    def push(self, frames: NDArray[np.uint8]) -> None:
-        """Take the next ``(N, H, W, 3)`` uint8 RGB frames."""
-        start = time.perf_counter()
-        before, history = self._modality.frames_before, self._history
-        joined = frames if history is None else np.concatenate([history, frames])
-        inputs = self._modality(joined, has_history=history is not None)
-        self._history = joined[len(joined) - before :] if before else None
-        self.modality_s += time.perf_counter() - start
-        self._add(self._cutter.push(inputs))
-
-    def finish(self) -> dict[str, NDArray[np.floating]]:
-        """The features ``(T, *shape)`` of the whole video, by stream.
-
-        Raises:
-            VideoError: A feature is too large for the stored dtype.
-        """
-        self._add(self._cutter.finish())
-        self._encode_waiting()
-        return {steps.encoder.spec.stream: steps.finish() for steps in self._steps}
-
-    def _add(self, runs: list[clips.Run]) -> None:
-        for run in runs:
-            if self._waiting and run.frames.shape != self._waiting[0].frames.shape:
-                self._encode_waiting()
-            self._waiting.append(run)
-            if (len(self._waiting) + 1) * len(run.frames) > self._trunk.batch_frames:
-                self._encode_waiting()
-
-    def _encode_waiting(self) -> None:
-        if not self._waiting:
-            return
-        start = time.perf_counter()
-        outputs = self._trunk.encode(torch.stack([run.frames for run in self._waiting]))
-        for steps, of_stream in zip(self._steps, outputs, strict=True):
-            for run, rows in zip(self._waiting, of_stream, strict=True):
-                steps.push(rows, run)
-        self._waiting = []
-        self.network_s += time.perf_counter() - start
-        # On a processor a batch takes seconds, and a chunk of frames may fill several.
-        check_stop("finished videos are in the store, the one in flight was dropped")
-
-
-class StepMaker:
-    """The steps of one stream of one video in the making, as they are stored."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        """Start a video of ``encoder``'s stream."""
-        self.encoder = encoder
-        self._pooling = encoder.pooling(clips.cutter(encoder.config, encoder.backbone))
-        self._dtype = np.dtype(encoder.config.dtype)
-        self._steps: list[NDArray[np.floating]] = []
-
-    def push(self, rows: Tensor, run: clips.Run) -> None:
-        """Take what became of a run: ``(T', ...)``, its edges included."""
-        # The run counts features; the maps of a stage may be more, or fewer: they hold whole steps.
-        backbone = self.encoder.backbone
-        of_maps = backbone.stride_of(self.encoder.name.stage)
-        skip = run.skip * backbone.stride_frames // of_maps
-        keep = -(-run.keep * backbone.stride_frames // of_maps)
-        self._store(self._pooling.push(rows[skip : skip + keep]))
-
-    def finish(self) -> NDArray[np.floating]:
-        """All steps ``(T, *shape)`` in the stored dtype.
-
-        Raises:
-            VideoError: A feature is too large for the stored dtype.
-        """
-        self._store(self._pooling.finish())
-        return np.concatenate(self._steps)
-
-    def _store(self, made: list[Tensor]) -> None:
-        for steps in made:
-            values = steps.numpy()
-            largest = float(np.abs(values).max())
-            if not largest <= float(np.finfo(self._dtype).max):
-                what = "not a number" if np.isnan(largest) else f"{largest:.4g}"
-                raise VideoError(
-                    f"a feature is {what}, more than {self._dtype} holds; set dtype=float32"
-                )
-            self._steps.append(values.astype(self._dtype))
-
-
 def share(encoders: Iterable[Encoder]) -> list[Trunk]:
     """Join the encoders that can share a trunk; the others stay alone.
 
     Args:
         encoders: All of one extraction.
     """
-    families: dict[tuple[str, str], list[Encoder]] = {}
+    families: dict[tuple[str, str, str], list[Encoder]] = {}
     for encoder in encoders:
-        families.setdefault((encoder.name.backbone, encoder.name.modality), []).append(encoder)
+        name = encoder.name
+        families.setdefault((name.backbone, name.modality, name.view), []).append(encoder)
     trunks = []
     for family in families.values():
         groups: dict[str, list[Encoder]] = {}

@@ -227,10 +227,12 @@ def in_the_loop(streams: Sequence[str]) -> list[str]:
     """Those of a detector's streams whose network is the first one's, but for its last stage."""
     parsed = {name: StreamName.parse(name) for name in streams}
     first = parsed[streams[0]]
+    if first.view:
+        raise UsageError(f"stream {streams[0]}: a network is trained on the usual view alone")
     return [
         name
         for name, parts in parsed.items()
-        if (parts.backbone, parts.modality) == (first.backbone, first.modality)
+        if (parts.backbone, parts.modality, parts.view) == (first.backbone, first.modality, "")
     ]
 
 

@@ -14,8 +14,8 @@ from tad_distill.config import ConfigError
 from tad_distill.console import UserError
 from tad_distill.data.store import Store
 from tad_distill.extract.config import load
-from tad_distill.extract.loop import Report
 from tad_distill.extract.modalities.flow import LEVELS, PARAMETERS, Config, luminance
+from tad_distill.extract.report import Report
 from tad_distill.extract.run import extract
 from tad_distill.extract.tvl1 import native
 from tad_distill.extract.tvl1.settings import VARIANTS, Settings
