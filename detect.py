@@ -159,6 +159,9 @@ def extract_for(
                 "cannot be; give a feature store with this stream in place of the video"
             )
         recorded = Path(spec.origin["weights"])
+        # A fine-tuned run has them beside the model, wherever its folder is now.
+        if not recorded.exists() and (beside := run.path / recorded.name).exists():
+            recorded = beside
         if name not in given and not str(recorded).startswith("random:") and not recorded.exists():
             raise UserError(
                 f"{recorded}: the weights of stream {name} are gone; name the file with --weights "

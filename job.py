@@ -14,7 +14,7 @@ from tad_distill.console import INTERRUPTED, UsageError, result
 
 # Commands that can be shared out over the tasks of an array.
 SHARED_OUT = ("extract", "study")
-COMMANDS = (*SHARED_OUT, "train", "adapt", "pretrain")
+COMMANDS = (*SHARED_OUT, "train", "adapt", "finetune", "pretrain")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ def job(
     setup: str | None,
     command: tuple[str, ...],
 ) -> None:
-    """Print a SLURM script that runs COMMAND: extract, study, train, adapt or pretrain.
+    """Print a SLURM script that runs COMMAND: extract, study, train, adapt, finetune, pretrain.
 
     COMMAND and its options stand last, as after tad-distill: job --units 64 extract videos/ ...
     """

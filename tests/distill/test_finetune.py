@@ -307,6 +307,11 @@ def test_the_product_is_an_ordinary_run_and_an_ordinary_checkpoint(
     tuned = provenance["pretraining"][RGB]["fine_tuned"]
     assert tuned["from"]["seed"] == 0 and tuned["recipe"]["lr_scale"] == 0.1
     assert tuned["recipe"]["seed"] == 0 and tuned["steps"] == 4
+    # The folder may move.
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    args[args.index(tmp_path / "run")] = moved
+    ended = CliRunner().invoke(detect, [str(arg) for arg in args], standalone_mode=False)
+    assert ended.exception is None, ended.exception
     # The old store's features are no longer what the detector reads.
     with pytest.raises(UserError, match="is not what .* was trained on: weights"):
         predict(run, Store.open(world / "store"))
