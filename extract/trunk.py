@@ -144,9 +144,8 @@ class Trunk:
         outputs: dict[int, Tensor] = {}
         maps = backbone.enter(frames)
         for stage in inner[: deepest + 1]:
-            check_stop(
-                STOPPED
-            )  # of a large network on a processor one run alone takes half a minute
+            # Of a large network on a processor one run alone takes half a minute.
+            check_stop(STOPPED)
             maps = backbone.advance(maps, stage)
             for number, encoder in enumerate(self.encoders):
                 if encoder.stage == stage:
