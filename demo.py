@@ -106,6 +106,7 @@ def page_step(out: Path, annotations: Path) -> Step:
     run = run_of(out, "adapter_student", 0)
     args: Args = ["eval", run / "test.json", "--annotations", annotations, "--subset", "test"]
     args += ["--tiou", TIOU, "--report", out / "report.html", "--videos-dir", out / "world/videos"]
+    args += ["--name", ROWS["adapter_student"]]
     for row in COMPARED:
         args += ["--compare", f"{ROWS[row]}={run_of(out, row, 0) / 'test.json'}"]
     needs = [f"detect_{row}_0" for row in ("adapter_student", *COMPARED)]
