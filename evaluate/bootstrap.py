@@ -49,8 +49,8 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Bootstrap:
-    """Intervals over resampled videos. Fractions of 1.
+class Resamples:
+    """What intervals rest on.
 
     Attributes:
         num_samples: Resamples drawn.
@@ -58,8 +58,6 @@ class Bootstrap:
         share: Share of the figures that an interval holds.
         num_videos: Videos drawn from.
         num_undefined: Resamples left out because no video with annotations was drawn.
-        average_mAP: Of the mean over thresholds.
-        mAP: One per threshold.
     """
 
     num_samples: int
@@ -67,6 +65,17 @@ class Bootstrap:
     share: float
     num_videos: int
     num_undefined: int
+
+
+@dataclass(frozen=True)
+class Bootstrap(Resamples):
+    """Intervals over resampled videos. Fractions of 1.
+
+    Attributes:
+        average_mAP: Of the mean over thresholds.
+        mAP: One per threshold.
+    """
+
     average_mAP: Interval
     mAP: tuple[Interval, ...]
 

@@ -15,6 +15,7 @@ from tad_distill.console import UserError
 from tad_distill.evaluate.bootstrap import (
     SAMPLES_AT_ONCE,
     Interval,
+    Resamples,
     ap_of_label,
     columns,
     draw,
@@ -28,23 +29,13 @@ from tad_distill.evaluate.matching import Floats, Matching
 
 
 @dataclass(frozen=True)
-class Draws:
-    """The resamples that an interval rests on.
+class Draws(Resamples):
+    """The resamples that the intervals of two detectors rest on.
 
     Attributes:
-        num_samples: Resamples drawn.
-        seed: Of the draws.
-        share: Share of the figures that an interval holds.
-        num_videos: Videos drawn from.
-        num_undefined: Resamples left out because no video with annotations was drawn.
-        above_zero: Share of the other resamples in which the second detector is ahead.
+        above_zero: Share of the defined resamples in which the second detector is ahead.
     """
 
-    num_samples: int
-    seed: int
-    share: float
-    num_videos: int
-    num_undefined: int
     above_zero: float
 
 

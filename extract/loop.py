@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from tad_distill.console import Step, UserError, check_stop, progress
+from tad_distill.console import Interrupted, Step, UserError, check_stop, progress
 from tad_distill.data.durable import WriteError
 from tad_distill.extract.committing import KEPT, Committer, Target, broken
 from tad_distill.extract.config import ExtractConfig
@@ -34,6 +34,8 @@ from tad_distill.extract.trunk import Trunk, share
 
 # Videos whose last runs may wait for a full batch, and finished ones that wait for the disk.
 MOST_OPEN, MOST_UNWRITTEN = 32, 2
+# Batches that may go by while they wait: what waits is lost if the process is killed.
+MOST_BATCHES = 4
 
 
 @dataclass(kw_only=True)
@@ -47,6 +49,7 @@ class InHand:
         encodings: Its features in the making.
         commits: Under way, since its features were complete; None before.
         num_steps: Of its first stream.
+        ended_at: Frames of all videos that had been shown when its last had been; None before.
         wait_s: Seconds spent waiting for its frames.
     """
 
@@ -56,6 +59,7 @@ class InHand:
     encodings: list[tuple[Trunk, Encoding]] = field(default_factory=list)
     commits: list[Future[float]] | None = None
     num_steps: int = 0
+    ended_at: int | None = None
     wait_s: float = 0.0
 
     @property
@@ -118,20 +122,24 @@ class Loop:
             keep_memory()
         pinned = allocator(self._device)
         shown = framed_for(self._config, [target.encoder for target in self._targets])
-        with (
-            progress("extract", sum(left.values())) as step,
-            feeds(files.items(), shown, self._is_wanted, num_decoders, pinned) as ahead,
-            self._committer,
-        ):
-            for feed in ahead:
-                check_stop(KEPT)
-                before = self.report.num_frames
-                self._take(feed, step)
-                self._advance(MOST_UNWRITTEN)
-                if feed.name in left:
-                    step(left[feed.name] - (self.report.num_frames - before))
-            self._flush()
-            self._advance(0)
+        try:
+            with (
+                progress("extract", sum(left.values())) as step,
+                feeds(files.items(), shown, self._is_wanted, num_decoders, pinned) as ahead,
+                self._committer,
+            ):
+                for feed in ahead:
+                    check_stop(KEPT)
+                    before = self.report.num_frames
+                    self._take(feed, step)
+                    self._advance(MOST_UNWRITTEN)
+                    if feed.name in left:
+                        step(left[feed.name] - (self.report.num_frames - before))
+                self._flush()
+                self._advance(0)
+        except Interrupted:
+            self._account_for_the_written()
+            raise
 
     def _take(self, feed: Feed, step: Step) -> None:
         states = self._states(feed.name, feed.wait_for_hash())
@@ -162,8 +170,11 @@ class Loop:
             self.report.num_frames += len(chunk)
             step(len(chunk))
             check_stop(f"{KEPT}, those in flight were dropped")
+            # A long video must not keep back the one whose last runs went with its first.
+            self._advance(MOST_UNWRITTEN)
         for _, encoding in video.encodings:
             encoding.end()
+        video.ended_at = self.report.num_frames
 
     def _timed(self, video: InHand) -> Iterator[NDArray[np.uint8]]:
         chunks = iter(video.feed.chunks())
@@ -188,7 +199,7 @@ class Loop:
 
     def _advance(self, most_unwritten: int) -> None:
         """Commit what is encoded and account for what is committed, in the order of the list."""
-        if len(self._in_hand) > MOST_OPEN:
+        if len(self._in_hand) > MOST_OPEN or self._has_waited_long():
             self._flush()
         for video in self._in_hand:
             if video.commits is None:
@@ -203,6 +214,21 @@ class Loop:
             self._account(self._in_hand.popleft())
             if self._in_hand:
                 check_stop(KEPT)
+
+    def _has_waited_long(self) -> bool:
+        oldest = next((video for video in self._in_hand if video.commits is None), None)
+        if oldest is None or oldest.ended_at is None or oldest.is_encoded:
+            return False
+        since = self.report.num_frames - oldest.ended_at
+        return since >= MOST_BATCHES * self._config.batch_frames
+
+    def _account_for_the_written(self) -> None:
+        """What was written before a stop is in the store, so it has to be in the log."""
+        for video in self._in_hand:
+            commits = video.commits or []
+            ended = all(c.done() and not c.cancelled() and not c.exception() for c in commits)
+            if commits and ended:
+                self._account(video)
 
     def _commit(self, video: InHand) -> None:
         video.commits = []

@@ -1,6 +1,9 @@
 """Runs of several videos go through the network together; each video is what it would be alone."""
 
+import json
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from slurm import wait_for
 from torch import Tensor
 
 from tad_distill import console
@@ -173,7 +177,7 @@ def test_a_video_that_waits_holds_up_no_more_than_some_others(
     monkeypatch.setattr(Trunk, "flush", told)
     config = ExtractConfig(batch_frames=1000)
     report = extract(paths, ["light:rgb"], tmp_path / "s", config, {"light:rgb": RANDOM})
-    assert flushed[0] == MOST_OPEN + 1 and len(report.done) == num_videos
+    assert flushed[0] == MOST_OPEN and len(report.done) == num_videos
 
 
 def test_a_signal_is_heard_between_the_stages_of_a_network(
@@ -193,3 +197,52 @@ def test_a_signal_is_heard_between_the_stages_of_a_network(
     with pytest.raises(Interrupted, match="SIGTERM: finished videos are in the store"):
         extract(many[:1], ["tsm_mini:rgb"], tmp_path / "s", CLIPS, {"tsm_mini:rgb": RANDOM})
     assert ran == ["layer1"]
+
+
+@pytest.mark.parametrize("call", range(2, 15))
+def test_what_was_written_before_a_stop_is_in_the_log(
+    call: int, many: list[Path], tmp_path: Path, light: type[Backbone], monkeypatch: Any
+) -> None:
+    numbers, enter, lines = iter(range(100)), light.enter, tmp_path / "lines.jsonl"
+
+    def signalled(self: Backbone, frames: Tensor) -> Tensor:
+        if next(numbers) == call:
+            monkeypatch.setattr(console, "_stop_signal", 15)
+        return enter(self, frames)
+
+    monkeypatch.setattr(light, "enter", signalled)
+    one_at_a_time = replace(CLIPS, batch_frames=1)
+    arguments = (many, ["light:rgb"], tmp_path / "s", one_at_a_time, {"light:rgb": RANDOM})
+    with pytest.raises(Interrupted):
+        extract(*arguments, report_file=lines)
+    written = list(Store.open(tmp_path / "s").stream("light:rgb").videos)
+    assert written
+    assert [json.loads(line)["video"] for line in lines.read_text().splitlines()] == written
+
+
+def test_a_video_is_written_while_a_long_one_is_at_work(
+    tmp_path: Path,
+    write_video: Callable[..., Path],
+    light: type[Backbone],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The last run of the first is shorter than any other, and no batch of its like fills."""
+    still = np.zeros((40, 48, 3), np.uint8)
+    paths = [
+        write_video(tmp_path / f"{name}.mp4", [still] * length)
+        for name, length in (("short", 20), ("long", 400))
+    ]
+    enter, written = light.enter, threading.Event()
+
+    def watched(self: Backbone, frames: Tensor) -> Tensor:
+        run.append(len(frames))
+        if len(run) == 25:  # of 27: nearly all of the long one has been shown
+            wait_for(lambda: list((tmp_path / "s").rglob("parts/*/short-*.h5")), 10)
+            written.set()
+        return enter(self, frames)
+
+    run: list[int] = []
+    monkeypatch.setattr(light, "enter", watched)
+    config = ExtractConfig(window_frames=16, batch_frames=16)
+    report = extract(paths, ["light:rgb"], tmp_path / "s", config, {"light:rgb": RANDOM})
+    assert report.done == ["short", "long"] and written.is_set() and len(run) == 27
