@@ -29,7 +29,8 @@ def test_a_shipped_study_can_be_planned_from_the_files_that_are_there(name: str)
 
 
 def test_the_shipped_studies_have_these_names() -> None:
-    assert files.shipped() == ["ablation", "backbones", "fusions", "heads", "labels", "modality"]
+    expected = ("ablation", "appearance", "backbones", "fusions", "heads", "labels", "modality")
+    assert files.shipped() == list(expected)
     fusions = files.load("fusions").rows
     kinds = ("concat", "sum", "self_attention", "cross_attention", "difference_attention", "local")
     assert set(kinds) <= fusions.keys()
@@ -39,9 +40,9 @@ def test_the_shipped_studies_have_these_names() -> None:
 
 
 def test_studies_make_what_they_share_in_the_same_way() -> None:
-    """So that they can be run on the same worlds."""
+    """So that they can be run on the same worlds; one has a backbone of its own."""
     seen: dict[str, str] = {}
-    for name in files.shipped():
+    for name in set(files.shipped()) - {"appearance"}:
         for found in grid_of(files.load(name)).draws:
             for step in found.steps:
                 assert seen.setdefault(step.name, command(step)) == command(step), name
