@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tad_distill.console import check_stop, log, progress
 from tad_distill.extract.decoder import DecoderProcess, VideoBroken
+from tad_distill.extract.decoding import Broken
 from tad_distill.extract.encoder import Encoder
 
 # Of a clip, where the extraction does not cut clips itself.
@@ -24,10 +25,12 @@ class Clip:
     Attributes:
         frames: ``(N, H, W, 3)``, the modality's history included.
         has_history: Whether there is any.
+        length: Frames without the history.
     """
 
     frames: NDArray[np.uint8]
     has_history: bool
+    length: int
 
 
 def chosen(files: Mapping[str, Path], num_clips: int) -> dict[str, Path]:
@@ -44,10 +47,11 @@ def sample(
     Args:
         files: As :func:`chosen`.
         encoder: What the clips are shown to.
-        num_clips: How many are wanted; a video that is too short for its share gives fewer.
+        num_clips: How many are wanted; a video that is too short for its share gives fewer, or one
+            clip of all that it has.
 
     Returns:
-        The clips; and why, for each video that cannot be read.
+        The clips; and why, for each video that gives none.
 
     Raises:
         Interrupted: A signal asked for a stop.
@@ -92,14 +96,30 @@ def _clips_of(decoder: DecoderProcess, path: Path, encoder: Encoder, num: int) -
         end = first + sum(map(len, frames))
         for start in [s for s in wanted if s + length <= end and s not in clips]:
             joined = np.concatenate(frames)[wanted[start] - first : start + length - first]
-            clips[start] = Clip(joined.copy(), has_history=start >= before > 0)
+            clips[start] = Clip(joined.copy(), start >= before > 0, length)
         left = [wanted[s] for s in wanted if s not in clips]
         if not left:
             decoder.close()
             break
-        while frames and first + len(frames[0]) <= min(left):
+        while len(frames) > 1 and first + len(frames[0]) <= min(left):
             first += len(frames.pop(0))
+    if not clips:
+        return [_whole(np.concatenate(frames), encoder)]
     return [clips[start] for start in sorted(clips)]
+
+
+def _whole(frames: NDArray[np.uint8], encoder: Encoder) -> Clip:
+    """A video that is shorter than a clip, cut to whole steps.
+
+    Raises:
+        VideoBroken: It has not even one.
+    """
+    is_snippet = encoder.config.regime == "snippet"
+    least = clip_frames(encoder) if is_snippet else encoder.backbone.multiple_frames
+    length = len(frames) // least * least
+    if not length:
+        raise VideoBroken(Broken(f"has {len(frames)} frames, a clip takes at least {least}", ""))
+    return Clip(frames[:length], has_history=False, length=length)
 
 
 def clip_frames(encoder: Encoder) -> int:

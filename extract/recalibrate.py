@@ -73,10 +73,10 @@ def recalibrate(
         num_clips: Clips in the sample.
 
     Returns:
-        Why, for each video that could not be read; the sample lacks it.
+        Why, for each video that could not be used; the sample lacks it.
 
     Raises:
-        UserError: No video can be read, ``out`` holds something else, or the network has no batch
+        UserError: No video can be used, ``out`` holds something else, or the network has no batch
             norm.
         Interrupted: A signal asked for a stop; nothing was written.
     """
@@ -89,8 +89,8 @@ def recalibrate(
         return {}
     clips, failed = sample(asked, encoder, num_clips)
     if not clips:
-        first, *others = asked.values()
-        raise UserError(f"{first}: this and the other {len(others)} videos cannot be read")
+        name, reason = next(iter(failed.items()))
+        raise UserError(f"{asked[name]}: {reason}; none of {len(asked)} videos can be used")
     moments = estimate(encoder, clips)
     changes = [_replace(norms[name], *of.read()) for name, of in moments.items()]
     notes |= {"num_clips": len(clips), "without": sorted(failed)}
@@ -121,12 +121,21 @@ def estimate(encoder: Encoder, clips: Sequence[Clip]) -> dict[str, Moments]:
         progress("recalibrate", len(clips)) as step,
         computing(encoder.device, "float32"),
     ):
-        for start in range(0, len(clips), BATCH_CLIPS):
+        for batch in _batches(clips):
             check_stop(NOTHING_WRITTEN)
-            batch = clips[start : start + BATCH_CLIPS]
             backbone(torch.stack([modality(clip.frames, clip.has_history) for clip in batch]))
             step(len(batch))
     return moments
+
+
+def _batches(clips: Sequence[Clip]) -> Iterator[Sequence[Clip]]:
+    """Clips of one length side by side."""
+    by_length: dict[int, list[Clip]] = {}
+    for clip in clips:
+        by_length.setdefault(clip.length, []).append(clip)
+    for group in by_length.values():
+        for start in range(0, len(group), BATCH_CLIPS):
+            yield group[start : start + BATCH_CLIPS]
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Recalibrated batch norms hold the statistics of the sample, the same in every run."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from tad_distill.console import Interrupted, UsageError, UserError
 from tad_distill.data.store import Store
 from tad_distill.extract.clip_sample import CLIP_FRAMES, chosen, sample
 from tad_distill.extract.config import ExtractConfig
+from tad_distill.extract.decoder import DecoderProcess
 from tad_distill.extract.encoder import Encoder
 from tad_distill.extract.recalibrate import batch_norms, check, estimate, recalibrate
 from tad_distill.extract.recalibrate_command import recalibrate as command
@@ -50,6 +52,41 @@ def test_clips_come_from_the_videos_in_turn_and_from_all_their_length(
     for clip, name, start in zip(clips, "abcab", (2, 14, 0, 6, 43), strict=True):
         first = start - clip.has_history
         np.testing.assert_array_equal(clip.frames, whole[name][first : start + CLIP_FRAMES])
+
+
+def test_a_video_shorter_than_a_clip_gives_all_that_it_has(
+    files: dict[str, Path], tmp_path: Path, write_video: Callable[..., Path]
+) -> None:
+    random = np.random.default_rng(1)
+    frames = list(random.integers(0, 256, (20, 32, 48, 3), dtype=np.uint8))
+    made, short = encoder(), write_video(tmp_path / "short.mp4", frames)
+    clips, failed = sample({"short": short, "a": files["a"]}, made, 4)
+    multiple = made.backbone.multiple_frames
+    assert not failed and [clip.length for clip in clips] == [20 // multiple * multiple, 32, 32]
+    moments = estimate(made, clips)["stem_bn"]
+    width = 16 * 16  # of the stem's output, both ways
+    assert moments._count == sum(clip.length for clip in clips) * width
+
+
+def test_a_video_that_claims_more_frames_than_it_has_gives_its_last(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = DecoderProcess.claims
+    monkeypatch.setattr(
+        DecoderProcess, "claims", lambda self, path: replace(claims(self, path), duration_s=1000.0)
+    )
+    clips, failed = sample({"b": files["b"]}, encoder(), 1)
+    assert not failed and len(clips) == 1
+    whole = frames_of(files["b"])
+    np.testing.assert_array_equal(clips[0].frames, whole[-len(clips[0].frames) :])
+
+
+def test_a_video_shorter_than_a_snippet_is_named_with_the_reason(files: dict[str, Path]) -> None:
+    config = replace(CONFIG, regime="snippet", clip_frames=64)
+    made = Encoder("tsm_mini:tg", RANDOM, config, CPU)
+    clips, failed = sample({"a": files["a"], "b": files["b"]}, made, 2)
+    assert failed == {"a": "has 40 frames, a clip takes at least 64"}
+    assert [clip.length for clip in clips] == [64]
 
 
 def frames_of(path: Path) -> np.ndarray:
@@ -173,7 +210,7 @@ def test_the_command_names_bad_videos_and_says_so_by_its_exit_code(
         arguments = [*map(str, videos), *common]
         return int(command.main(arguments, standalone_mode=False))
 
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"bad.mp4: .*; none of 1 videos can be used"):
         run(bad)
     assert not out.exists()
     assert run(*files.values(), bad) == 1
