@@ -4,8 +4,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import IO
@@ -27,7 +26,7 @@ from tad_distill.extract.device import (
     keep_memory,
 )
 from tad_distill.extract.encoder import Encoder
-from tad_distill.extract.encoding import Encoding
+from tad_distill.extract.in_hand import InHand
 from tad_distill.extract.prefetch import Feed, feeds
 from tad_distill.extract.report import Report
 from tad_distill.extract.trunk import Trunk, share
@@ -36,36 +35,6 @@ from tad_distill.extract.trunk import Trunk, share
 MOST_OPEN, MOST_UNWRITTEN = 32, 2
 # Batches that may go by while they wait: what waits is lost if the process is killed.
 MOST_BATCHES = 4
-
-
-@dataclass(kw_only=True)
-class InHand:
-    """A video between its first frame and its place in the account.
-
-    Attributes:
-        feed: Its frames.
-        pending: The streams that lack it.
-        reason: Why it failed, or "".
-        encodings: Its features in the making.
-        commits: Under way, since its features were complete; None before.
-        num_steps: Of its first stream.
-        ended_at: Frames of all videos that had been shown when its last had been; None before.
-        wait_s: Seconds spent waiting for its frames.
-    """
-
-    feed: Feed
-    pending: list[Target]
-    reason: str = ""
-    encodings: list[tuple[Trunk, Encoding]] = field(default_factory=list)
-    commits: list[Future[float]] | None = None
-    num_steps: int = 0
-    ended_at: int | None = None
-    wait_s: float = 0.0
-
-    @property
-    def is_encoded(self) -> bool:
-        """Whether nothing is left to do for the network."""
-        return all(encoding.is_complete for _, encoding in self.encodings)
 
 
 class Loop:
@@ -219,15 +188,13 @@ class Loop:
         oldest = next((video for video in self._in_hand if video.commits is None), None)
         if oldest is None or oldest.ended_at is None or oldest.is_encoded:
             return False
-        since = self.report.num_frames - oldest.ended_at
-        return since >= MOST_BATCHES * self._config.batch_frames
+        waited_frames = self.report.num_frames - oldest.ended_at
+        return waited_frames >= MOST_BATCHES * self._config.batch_frames
 
     def _account_for_the_written(self) -> None:
         """What was written before a stop is in the store, so it has to be in the log."""
         for video in self._in_hand:
-            commits = video.commits or []
-            ended = all(c.done() and not c.cancelled() and not c.exception() for c in commits)
-            if commits and ended:
+            if video.is_written:
                 self._account(video)
 
     def _commit(self, video: InHand) -> None:
