@@ -63,7 +63,7 @@ class Config(ModalityConfig):
             all that expect ImageNet's statistics; ``mmaction``: levels minus 128, over 128.
         stack: Flows shown at a frame, its own the last; 5 for TSN and TSM.
         first: The flow of a video's first frame: ``zero``, or ``repeat`` the second frame's.
-        compile: Use of a C++ compiler: ``auto``, ``never`` or ``always``.
+        compile: Use of a C++ compiler, on a GPU of Triton: ``auto``, ``never`` or ``always``.
     """
 
     NEUTRAL: ClassVar[tuple[str, ...]] = ("compile",)
@@ -120,7 +120,7 @@ class Flow(Modality):
         """Compute there.
 
         Raises:
-            UserError: Compiled code is demanded, and there is no compiler.
+            UserError: Compiled code is demanded, and cannot be had there.
         """
         super().to(device)
         uses_compiled(device, self._config.compile)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from tad_distill.extract.tvl1.settings import Settings
 
 
@@ -56,3 +58,33 @@ class Stopping:
                 self._expected[i] = change[i]
         self._expected = [x for i, x in enumerate(self._expected) if i not in done]
         return done
+
+
+def ends_within(
+    stopping: Stopping, changes: Tensor | None, num_steps: int, num_pairs: int
+) -> dict[int, int]:
+    """End iterations that were done in one launch, each by the rules of ``stopping``.
+
+    Args:
+        stopping: Of the ``num_pairs`` pairs that are still iterated.
+        changes: ``(num_steps, num_pairs, tiles)`` squared changes; None: never asked for. They are
+            read back, for which a GPU has to be waited for, when ``stopping`` first wants one.
+        num_steps: Iterations of the launch.
+        num_pairs: B.
+
+    Returns:
+        Position of each pair that is done, and after how many of the iterations it was.
+    """
+    here, ends, read = list(range(num_pairs)), dict[int, int](), list[list[float]]()
+    for step in range(num_steps):
+        change = None
+        if stopping.wants_change():
+            assert changes is not None
+            read = read or changes.double().sum(-1).tolist()
+            change = [read[step][i] for i in here]
+        if done := {here[i] for i in stopping.finish(change)}:
+            ends |= dict.fromkeys(done, step + 1)
+            here = [i for i in here if i not in done]
+        if not here:
+            break
+    return ends

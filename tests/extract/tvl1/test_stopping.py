@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from tad_distill.extract.tvl1.settings import VARIANTS, Settings
-from tad_distill.extract.tvl1.stopping import Stopping
+from tad_distill.extract.tvl1.stopping import Stopping, ends_within
 
 AREA, LIMIT = 100, 0.01**2 * 100
 
@@ -57,3 +58,34 @@ def test_pairs_stop_at_the_first_look_below_the_limit(every: int) -> None:
 def test_no_pair_is_looked_at_where_all_iterations_are_to_run() -> None:
     stopping = Stopping(1, AREA, replace(Settings(), epsilon=0.0))
     assert not any(stopping.wants_change() or stopping.finish(None) for _ in range(20))
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 5, 30])
+@pytest.mark.parametrize(
+    "settings", [Settings(), replace(Settings(), check_every=4), VARIANTS["opencv-cuda"]]
+)
+def test_launches_of_several_iterations_end_pairs_where_single_ones_do(
+    settings: Settings, num_steps: int
+) -> None:
+    random = np.random.default_rng(1)
+    start, rate = random.uniform(0.5, 30, 40), random.uniform(0.7, 0.99, 40)
+    changes = LIMIT * start * rate ** np.arange(150)[:, None]
+    stopping, active, ended = Stopping(40, AREA, settings), list(range(40)), [150] * 40
+    for first in range(0, 150, num_steps):
+        # In two tiles, as a launch leaves them.
+        shares = torch.from_numpy(changes[first : first + num_steps, active])
+        shares = torch.stack([shares / 4, shares * 3 / 4], -1)
+        ends = ends_within(stopping, shares, num_steps, len(active))
+        for position, steps in ends.items():
+            ended[active[position]] = first + steps
+        active = [pair for i, pair in enumerate(active) if i not in ends]
+        if not active:
+            break
+    assert ended == run(changes, settings)
+    assert len(set(ended)) > 10
+
+
+def test_changes_are_read_back_only_when_wanted() -> None:
+    stopping = Stopping(3, AREA, replace(Settings(), check_every=4))
+    assert ends_within(stopping, None, 3, 3) == {}
+    assert ends_within(stopping, torch.zeros(1, 3, 2), 1, 3) == {0: 1, 1: 1, 2: 1}

@@ -1,0 +1,183 @@
+"""TV-L1's iterations and its median as Triton kernels: several iterations per pass over memory.
+
+One program works on a tile of one pair. It reads 9 numbers a pixel (flow, dual variable, gradient,
+offset), goes on for some iterations with its neighbours' numbers out of shared memory, and writes
+6. Without what is around it a tile goes wrong from its rim inwards, one pixel an iteration, so it
+is wider by ``HALO`` than what it writes, on every side that is no border of the image.
+
+What follows is arithmetic, not measured. With the rims out of a cache, 36 bytes are read and 24
+written per pixel and launch: 12 per pixel and iteration where a launch does five. A card of 4.8
+TB/s (H200) so allows 4e11 pixel-iterations/s; it would allow 8e10 to one launch per iteration, and
+to the 15 passes of :mod:`.eager`, some 250 bytes, 2e10. A pair of 224x224 has 1.86e8 of them when
+all 7500 iterations run: 2150, 430 and 100 pairs/s at most. Memory then is no longer the limit:
+
+- Shared memory carries 64 bytes per pixel and iteration, eight numbers written and read, at 128 a
+  cycle: 4.5e11/s on 132 multiprocessors at 1.7 GHz.
+- Compiled for sm_90 an iteration has 90 instructions a pixel, of which 128 start in a cycle:
+  3.2e11/s. Of the pixels of tiles of 64x64, 62 % count at the five scales of 224x224, so at most
+  1070 pairs/s, less what the 18 barriers of an iteration cost.
+
+Batches whose 60 bytes a pixel fit a second-level cache (50 MB: 16 pairs) would therefore gain
+little, and lose it to launches of some 30 microseconds that take Python as long to start.
+
+The median reads each number once (25 times, but 24 of them from a cache) and writes it: 16 bytes a
+pixel for both parts of the flow per 30 iterations. Each of the exchanges that torch would make of
+it passes 24 bytes through memory.
+"""
+
+import linecache
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from tad_distill.extract.tvl1.median import SORTS, network
+
+
+# Triton would compile anew for numbers that are 1 or divide by 16: a second each, for nothing here.
+@triton.jit(
+    do_not_specialize=(
+        *("num_active", "num_all_px", "height", "width"),
+        *("num_tiles", "num_tiles_x", "num_steps"),
+    )
+)
+def iterate(
+    flow,
+    dual,
+    new_flow,
+    new_dual,
+    maps,
+    active,
+    changes,
+    num_active,
+    num_all_px,
+    height,
+    width,
+    num_tiles,
+    num_tiles_x,
+    num_steps,
+    attachment,
+    tightness,
+    dual_step,
+    MEASURE: tl.constexpr,
+    TILE_H: tl.constexpr,
+    TILE_W: tl.constexpr,
+    HALO: tl.constexpr,
+):
+    """``num_steps`` iterations, in arithmetic and order those of :class:`.piece.Piece`.
+
+    Program ``n`` does tile ``n % num_tiles`` of the pair ``active[n // num_tiles]``. All arrays are
+    contiguous: ``flow`` ``(2, B, H, W)``, ``dual`` ``(2, 2, B, H, W)``, first along x, then along
+    y; ``maps`` ``(3, B, H, W)``: rho where the flow is zero, then the gradient of the warped I1;
+    ``changes`` ``(num_steps, num_active, num_tiles)``: sums of squares over theta squared.
+    """
+    nth, tile = tl.program_id(0) // num_tiles, tl.program_id(0) % num_tiles
+    pixel = tl.arange(0, TILE_H * TILE_W)
+    top = tile // num_tiles_x * (TILE_H - 2 * HALO)
+    start = tile % num_tiles_x * (TILE_W - 2 * HALO)
+    y, x = top + pixel // TILE_W, start + pixel % TILE_W
+    inside = (y < height) & (x < width)
+    # The tile's share of the image: all but the rims that its neighbours write.
+    first_y = tl.where(top == 0, 0, top + HALO)
+    first_x = tl.where(start == 0, 0, start + HALO)
+    end_y = tl.where(top + TILE_H >= height, height, top + TILE_H - HALO)
+    end_x = tl.where(start + TILE_W >= width, width, start + TILE_W - HALO)
+    own = (y >= first_y) & (y < end_y) & (x >= first_x) & (x < end_x)
+    at = tl.load(active + nth) * height * width + y * width + x
+
+    u = tl.load(flow + at, mask=inside, other=0.0)
+    v = tl.load(flow + num_all_px + at, mask=inside, other=0.0)
+    ux = tl.load(dual + at, mask=inside, other=0.0)
+    vx = tl.load(dual + num_all_px + at, mask=inside, other=0.0)
+    uy = tl.load(dual + 2 * num_all_px + at, mask=inside, other=0.0)
+    vy = tl.load(dual + 3 * num_all_px + at, mask=inside, other=0.0)
+    offset = tl.load(maps + at, mask=inside, other=0.0)
+    slope_x = tl.load(maps + num_all_px + at, mask=inside, other=0.0)
+    slope_y = tl.load(maps + 2 * num_all_px + at, mask=inside, other=0.0)
+    # 1.1920929e-07 is eager.SMALLEST.
+    square = tl.maximum(slope_x * slope_x + slope_y * slope_y, 1.1920929e-07)
+    inverse = (1 / tightness) / square
+
+    left, right = tl.maximum(pixel - 1, 0), tl.minimum(pixel + 1, TILE_H * TILE_W - 1)
+    above = tl.maximum(pixel - TILE_W, 0)
+    below = tl.minimum(pixel + TILE_W, TILE_H * TILE_W - 1)
+    step_x = tl.where(x < width - 1, dual_step, 0.0)
+    step_y = tl.where(y < height - 1, dual_step, 0.0)
+    for step in range(num_steps):
+        drift = (offset + slope_x * u + slope_y * v) * inverse
+        drift = tl.minimum(tl.maximum(drift, -attachment), attachment)
+        du = ux - tl.where(x > 0, tl.gather(ux, left, 0), 0.0) + uy
+        du = du - tl.where(y > 0, tl.gather(uy, above, 0), 0.0) - slope_x * drift
+        dv = vx - tl.where(x > 0, tl.gather(vx, left, 0), 0.0) + vy
+        dv = dv - tl.where(y > 0, tl.gather(vy, above, 0), 0.0) - slope_y * drift
+        u += tightness * du
+        v += tightness * dv
+        if MEASURE:
+            change = tl.sum(tl.where(own, du * du + dv * dv, 0.0))
+            tl.store(changes + (step * num_active + nth) * num_tiles + tile, change)
+        rise_x = (tl.gather(u, right, 0) - u) * step_x
+        rise_y = (tl.gather(u, below, 0) - u) * step_y
+        shrink = 1 / (1 + tl.sqrt(rise_x * rise_x + rise_y * rise_y))
+        ux, uy = (ux + rise_x) * shrink, (uy + rise_y) * shrink
+        rise_x = (tl.gather(v, right, 0) - v) * step_x
+        rise_y = (tl.gather(v, below, 0) - v) * step_y
+        shrink = 1 / (1 + tl.sqrt(rise_x * rise_x + rise_y * rise_y))
+        vx, vy = (vx + rise_x) * shrink, (vy + rise_y) * shrink
+
+    tl.store(new_flow + at, u, mask=own)
+    tl.store(new_flow + num_all_px + at, v, mask=own)
+    tl.store(new_dual + at, ux, mask=own)
+    tl.store(new_dual + num_all_px + at, vx, mask=own)
+    tl.store(new_dual + 2 * num_all_px + at, uy, mask=own)
+    tl.store(new_dual + 3 * num_all_px + at, vy, mask=own)
+
+
+@cache
+def median(size: int) -> Any:
+    """The kernel that puts the median of ``size`` x ``size`` pixels in the place of each.
+
+    Its text is written here, for the language has no lists to run the network of :mod:`.median` on.
+    It takes pointers to flow and new flow ``(2, B, H, W)`` and to the active pairs, then the
+    numbers of all pixels of a part and of blocks in an image, height and width, and the size of a
+    block; program ``n`` does block ``n % num_blocks`` of image ``n // num_blocks``, of which there
+    are two for each active pair.
+    """
+    names = [f"v{n}" for n in range(size * size)]
+    lines = [
+        f"def median_{size}(flow, new_flow, active, num_all_px, num_blocks, height, width, "
+        "BLOCK: tl.constexpr):",
+        "image, block = tl.program_id(0) // num_blocks, tl.program_id(0) % num_blocks",
+        "pixel = block * BLOCK + tl.arange(0, BLOCK)",
+        "inside = pixel < height * width",
+        "y, x = pixel // width, pixel % width",
+        "at = (image % 2) * num_all_px + tl.load(active + image // 2) * height * width",
+    ]
+    for step in range(-(size // 2), size // 2 + 1):
+        row, column = f"y{step + size // 2}", f"x{step + size // 2}"
+        lines.append(f"{row} = at + tl.minimum(tl.maximum(y + {step}, 0), height - 1) * width")
+        lines.append(f"{column} = tl.minimum(tl.maximum(x + {step}, 0), width - 1)")
+    for n, name in enumerate(names):
+        place = f"flow + y{n // size} + x{n % size}"
+        lines.append(f"{name} = tl.load({place}, mask=inside, other=0.0)")
+    sorts = [(a * size + c, b * size + c, True, True) for c in range(size) for a, b in SORTS[size]]
+    for low, high, low_needed, high_needed in [*sorts, *network(size)]:
+        a, b = names[low], names[high]
+        smaller, larger = f"tl.minimum({a}, {b})", f"tl.maximum({a}, {b})"
+        if low_needed and high_needed:
+            lines.append(f"{a}, {b} = {smaller}, {larger}")
+        else:
+            lines.append(f"{a} = {smaller}" if low_needed else f"{b} = {larger}")
+    lines.append(f"tl.store(new_flow + at + pixel, {names[size * size // 2]}, mask=inside)")
+    make = triton.jit(do_not_specialize=("num_all_px", "num_blocks", "height", "width"))
+    return make(_function(f"median_{size}", "\n    ".join(lines) + "\n"))
+
+
+def _function(name: str, source: str) -> Callable[..., None]:
+    """What ``source`` defines, where Triton finds the text again."""
+    place = f"<{__name__} {name}>"
+    linecache.cache[place] = (len(source), None, source.splitlines(keepends=True), place)
+    defined: dict[str, Any] = {"__name__": __name__, "tl": tl}
+    exec(compile(source, place, "exec"), defined)
+    return defined[name]
