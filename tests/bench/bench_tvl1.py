@@ -1,4 +1,4 @@
-"""How long TV-L1 takes beside OpenCV's; writes results/tvl1.md.
+"""How long TV-L1 takes beside OpenCV's, and on a GPU; writes results/tvl1.md and tvl1_gpu.md.
 
 OpenCV's DualTVL1 is in opencv-contrib-python alone. To see both in one run, install that to a
 folder of its own (``pip install --no-deps --target DIR opencv-contrib-python-headless``) and put
@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tad_distill.extract.tvl1 import native
+from tad_distill.extract.tvl1 import gpu, native
 from tad_distill.extract.tvl1.flow import flow
 from tad_distill.extract.tvl1.settings import VARIANTS, Settings
 
@@ -30,7 +30,8 @@ HAS_OPENCV = OPTFLOW is not None
 # CPU milliseconds a pair and nanoseconds per pixel and iteration of OpenCV 5.0.0 on the golden
 # pairs, one thread of an AMD EPYC of 2 cores; for where it is not installed.
 KNOWN = {96: (236, 342, 52), 224: (974, 1123, 60)}
-Calls = dict[str, Callable[[], None]]
+NUM_GPU_PAIRS = {96: 510, 224: 126}
+Calls = dict[str, Callable[[], object]]
 WHAT = {"opencv": "OpenCV", "never": "torch", "always": "compiled"}
 
 
@@ -160,3 +161,97 @@ def _report(
         told = " and ".join(f"{WHAT[name]} {factor:.1f}" for name, factor in by_name.items())
         lines.append(f"At {side}x{side}, OpenCV's defaults: {told} times as fast as OpenCV.")
     return lines
+
+
+def on_gpu(pairs: Tensor, side: int) -> Tensor:
+    """A sequence on the GPU in which each real pair is seen to and fro."""
+    times = NUM_GPU_PAIRS[side] // (2 * NUM_PAIRS) + 1
+    return pairs.repeat_interleave(times, 0).flatten(0, 1)[: NUM_GPU_PAIRS[side] + 1].cuda()
+
+
+def pairs_per_s(calls: Calls, num_pairs: int) -> dict[str, float]:
+    """By each call's median wall time, after one more; the calls take turns."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(1 + NUM_REPEATS):
+        for name, call in calls.items():
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            call()
+            torch.cuda.synchronize()
+            times[name].append(time.perf_counter() - start)
+    return {name: num_pairs / median(values[1:]) for name, values in times.items()}
+
+
+def _gpu() -> str:
+    import triton
+
+    properties = torch.cuda.get_device_properties(0)
+    return (
+        f"{properties.name}, {properties.multi_processor_count} multiprocessors, "
+        f"torch {torch.__version__}, CUDA {torch.version.cuda}, Triton {triton.__version__}"
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_flow_on_a_gpu_is_faster_with_triton(
+    frames: dict[int, Tensor],
+    machine: str,
+    publish: Callable[[str, Sequence[str]], None],
+) -> None:
+    if reason := gpu.missing(torch.device("cuda")):
+        pytest.skip(reason)
+    lines = [
+        "# TV-L1 optical flow on a GPU",
+        "",
+        f"Pairs per second, {NUM_GPU_PAIRS[96]} pairs of 96x96 and {NUM_GPU_PAIRS[224]} of 224x224 "
+        f"at once, median of {NUM_REPEATS}. {_gpu()}; {machine}.",
+        "",
+        "| | pixels | torch | Triton | factor |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    factors = []
+    for side, pairs in frames.items():
+        video = on_gpu(pairs, side)
+        for variant in ("opencv-cuda", "opencv-cpu"):
+            rule = VARIANTS[variant]
+            for name, settings in (
+                ("all iterations", replace(rule, epsilon=0.0)),
+                ("stopping rule", rule),
+            ):
+                found = pairs_per_s(
+                    {
+                        "never": partial(flow, video, settings, "never"),
+                        "always": partial(flow, video, settings, "always"),
+                    },
+                    len(video) - 1,
+                )
+                factors.append(found["always"] / found["never"])
+                lines.append(
+                    f"| {variant}, {name} | {side}x{side} | {found['never']:.0f} "
+                    f"| {found['always']:.0f} | {factors[-1]:.1f} |"
+                )
+    publish("tvl1_gpu", lines)
+    assert min(factors) > 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_tiles_of_other_sizes_on_a_gpu(
+    frames: dict[int, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if reason := gpu.missing(torch.device("cuda")):
+        pytest.skip(reason)
+    from tad_distill.extract.tvl1.fused import Tile, solve
+
+    settings = replace(VARIANTS["opencv-cuda"], epsilon=0.0)
+    print(f"\nTiles, all iterations: {_gpu()}")
+    for height, width, halo, num_warps in (
+        *((64, 64, halo, 16) for halo in (3, 5, 8)),
+        *((64, 64, 5, 32), (32, 64, 5, 16), (32, 64, 5, 8), (32, 64, 3, 8), (32, 32, 3, 4)),
+    ):
+        tile = Tile(height=height, width=width, halo=halo, num_warps=num_warps)
+        monkeypatch.setattr(gpu, "_kernels", lambda tile=tile: partial(solve, tile=tile))
+        for side, pairs in frames.items():
+            video = on_gpu(pairs, side)
+            call = partial(flow, video, settings, "always")
+            found = pairs_per_s({"tile": call}, len(video) - 1)["tile"]
+            print(f"{side}x{side} {tile}: {found:.0f} pairs/s")
