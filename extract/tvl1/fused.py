@@ -16,9 +16,10 @@ from tad_distill.extract.tvl1 import kernels
 from tad_distill.extract.tvl1.eager import KEPT
 from tad_distill.extract.tvl1.settings import Settings
 from tad_distill.extract.tvl1.stopping import Stopping, ends_within
-from tad_distill.extract.tvl1.warp import Warper
+from tad_distill.extract.tvl1.warp import gradient
 
-MEDIAN_BLOCK_PX, MEDIAN_WARPS = 256, 4
+# Pixels of a program that does one map after another, and the groups of 32 threads that share them.
+BLOCK_PX, BLOCK_WARPS = 256, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +52,41 @@ def solve(
     first: Tensor, second: Tensor, flow: Tensor, settings: Settings, tile: Tile = Tile()
 ) -> Tensor:
     """As :func:`tad_distill.extract.tvl1.eager.solve`, on the device of the frames."""
-    warper = Warper(second, settings.cubic, settings.border)
+    first = first.contiguous()
+    frames = torch.cat([second.unsqueeze(0), gradient(second)])
     flow = flow.clone(memory_format=torch.contiguous_format)
     dual = flow.new_zeros(2, *flow.shape)
+    maps = torch.empty_like(frames)
     pairs = Pairs(flow, dual, settings, tile)
     for _ in range(settings.num_warps):
         check_stop(KEPT)
-        maps = warper(flow).contiguous()
-        maps[0] = maps[0] - maps[1] * flow[0] - maps[2] * flow[1] - first
+        warp(first, frames, flow, maps, settings)
         pairs.iterate(maps)
     return flow
+
+
+def warp(first: Tensor, frames: Tensor, flow: Tensor, maps: Tensor, settings: Settings) -> None:
+    """Look up where the flow leads; all arrays are contiguous.
+
+    Args:
+        first: ``(B, H, W)``, I0.
+        frames: ``(3, B, H, W)``, I1 and its gradient along x and y.
+        flow: ``(2, B, H, W)``.
+        maps: ``(3, B, H, W)``, filled with rho where the flow is zero, and the gradient of the
+            warped I1.
+        settings: The variant.
+    """
+    with torch.cuda.device_of(flow):
+        kernels.warp[(-(-first.numel() // BLOCK_PX),)](
+            *(first, frames, flow, maps),
+            first.numel(),
+            *first.shape[1:],
+            settings.cubic,
+            ZERO_BORDER=settings.border == "zero",
+            BLOCK=BLOCK_PX,
+            num_warps=BLOCK_WARPS,
+            enable_fp_fusion=True,
+        )
 
 
 class Pairs:
@@ -87,8 +113,7 @@ class Pairs:
         """One warp.
 
         Args:
-            maps: ``(3, B, H, W)``, contiguous: rho where the flow is zero, and the gradient of the
-                warped I1.
+            maps: ``(3, B, H, W)`` of :func:`warp`.
         """
         active = list(range(maps.shape[1]))
         stopping = Stopping(len(active), self._height * self._width, self._settings)
@@ -149,7 +174,7 @@ class Pairs:
         if self._settings.median == 1:
             return
         flow, num_px = self._flow, self._height * self._width
-        num_blocks = -(-num_px // MEDIAN_BLOCK_PX)
+        num_blocks = -(-num_px // BLOCK_PX)
         kernel: Any = kernels.median(self._settings.median)
         with torch.cuda.device_of(flow.now):
             kernel[(2 * len(active) * num_blocks,)](
@@ -158,8 +183,9 @@ class Pairs:
                 num_blocks,
                 self._height,
                 self._width,
-                BLOCK=MEDIAN_BLOCK_PX,
-                num_warps=MEDIAN_WARPS,
+                BLOCK=BLOCK_PX,
+                num_warps=BLOCK_WARPS,
+                enable_fp_fusion=True,
             )
         flow.swap()
 

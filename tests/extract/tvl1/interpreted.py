@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from tad_distill.extract.tvl1 import fused, kernels
-from tad_distill.extract.tvl1.settings import Settings
+from tad_distill.extract.tvl1.settings import VARIANTS, Settings
+from tad_distill.extract.tvl1.warp import gradient
 
 
 def solve(case: dict[str, Any]) -> torch.Tensor:
@@ -31,8 +32,19 @@ def median(flow: torch.Tensor, size: int) -> torch.Tensor:
     return out
 
 
+def warp(
+    first: torch.Tensor, second: torch.Tensor, flow: torch.Tensor, variant: str
+) -> torch.Tensor:
+    """What the iterations read."""
+    frames = torch.cat([second.unsqueeze(0), gradient(second)])
+    maps = torch.full_like(frames, -1)
+    fused.warp(first, frames, flow, maps, VARIANTS[variant])
+    return maps
+
+
 if __name__ == "__main__":
     given = torch.load(sys.argv[1], weights_only=True)
     flows = {name: solve(case) for name, case in given["solve"].items()}
     medians = {size: median(given["flow"], size) for size in (3, 5)}
-    torch.save({"solve": flows, "median": medians}, sys.argv[2])
+    maps = {name: warp(**given["warped"], variant=name) for name in ("opencv-cpu", "opencv-cuda")}
+    torch.save({"solve": flows, "median": medians, "warped": maps}, sys.argv[2])

@@ -158,8 +158,8 @@ def test_a_stop_amid_the_trial_is_no_failure_of_the_kernels(
     assert uses_compiled(CARD, "auto")
 
 
-def test_the_trial_would_notice_a_rim_that_is_too_narrow() -> None:
-    # A tile's outermost row or column is one iteration behind at worst: that much is visible.
+def test_the_trial_would_notice_pixels_an_iteration_late() -> None:
+    # In a row or column next to where two tiles meet.
     frames = gpu._frames(torch.device("cpu"))
     start = frames.new_zeros(2, 2, *gpu.CHECK_SIZE)
     for settings in gpu.CHECKS:

@@ -17,6 +17,7 @@ from tad_distill.extract.tvl1 import eager
 from tad_distill.extract.tvl1.median import median_filter
 from tad_distill.extract.tvl1.settings import VARIANTS, Settings
 from tad_distill.extract.tvl1.stopping import Stopping
+from tad_distill.extract.tvl1.warp import Warper
 
 Case = dict[str, Any]
 Texture = Callable[..., Tensor]
@@ -31,8 +32,9 @@ WIDE = {"height": 8, "width": 32, "halo": 2, "num_warps": 1}
 WHOLE = {"height": 64, "width": 64, "halo": 5, "num_warps": 16}
 SIZE = (20, 25)
 SIZES = ((1, 1), (1, 30), (19, 2), (16, 16), (27, 28))
-# Rounding: torch's own flow of these cases is up to 4e-5 from what it is in float64.
-TOLERANCE_PX = 5e-5
+# Rounding: torch's own flow of these cases is up to 1.2e-4 from what it is in float64, at pixels
+# with next to no gradient; of the others far less.
+MOST_PX, MEAN_PX = 2e-4, 3e-6
 
 
 def few(variant: str, **others: Any) -> Settings:
@@ -81,13 +83,22 @@ def flow() -> Tensor:
 
 
 @pytest.fixture(scope="module")
+def warped(texture: Texture) -> Case:
+    """Two pairs and flow that leads out of them on all sides."""
+    frames = texture((13, 17), [(0, 0), (1, 0), (2, 1)])
+    random = torch.Generator().manual_seed(1)
+    far = torch.randn(2, 2, 13, 17, generator=random) * 9
+    return {"first": frames[:-1].clone(), "second": frames[1:].clone(), "flow": far}
+
+
+@pytest.fixture(scope="module")
 def found(
-    cases: dict[str, Case], flow: Tensor, tmp_path_factory: pytest.TempPathFactory
+    cases: dict[str, Case], flow: Tensor, warped: Case, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
     """All of it in one go: the program takes seconds to start."""
     folder = tmp_path_factory.mktemp("interpreted")
     plain = {name: case | {"settings": asdict(case["settings"])} for name, case in cases.items()}
-    torch.save({"solve": plain, "flow": flow}, folder / "in.pt")
+    torch.save({"solve": plain, "flow": flow, "warped": warped}, folder / "in.pt")
     program = Path(__file__).with_name("interpreted.py")
     ended = subprocess.run(
         [sys.executable, "-P", str(program), str(folder / "in.pt"), str(folder / "out.pt")],
@@ -111,7 +122,8 @@ def test_kernels_compute_what_torch_does(
 ) -> None:
     theirs = expected(cases[name])
     assert theirs.abs().max() > 0.05 or name == "size (1, 1)"
-    torch.testing.assert_close(found["solve"][name], theirs, atol=TOLERANCE_PX, rtol=0)
+    error = (found["solve"][name] - theirs).abs()
+    assert error.max() < MOST_PX and error.mean() < MEAN_PX
 
 
 def test_pairs_of_the_cases_stop_apart_and_within_launches(
@@ -155,8 +167,24 @@ def test_the_median_is_that_of_torch_for_the_active_pairs_alone(
     assert (medians[:, ::2] == -1).all()
 
 
+@pytest.mark.parametrize("variant", ["opencv-cpu", "opencv-cuda"])
+def test_the_warp_is_that_of_torch_beyond_the_border_too(
+    variant: str, warped: Case, found: dict[str, Any]
+) -> None:
+    settings, flow = VARIANTS[variant], warped["flow"]
+    image, along_x, along_y = Warper(warped["second"], settings.cubic, settings.border)(flow)
+    rho = image - along_x * flow[0] - along_y * flow[1] - warped["first"]
+    # Of sums of 16 grey values and products of 9 pixels with 50 grey values.
+    expected = torch.stack([rho, along_x, along_y])
+    torch.testing.assert_close(found["warped"][variant], expected, atol=5e-4, rtol=0)
+    torch.testing.assert_close(found["warped"][variant][1:], expected[1:], atol=2e-5, rtol=0)
+
+
 @pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("name", ["iterate", "iterate, measured", "median 3", "median 5"])
+@pytest.mark.parametrize(
+    "name",
+    ["iterate", "iterate, measured", "median 3", "median 5", "warp, zero border", "warp"],
+)
 def test_kernels_compile_for_cards_without_one(
     name: str, capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,12 +197,15 @@ def test_kernels_compile_for_cards_without_one(
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     tile = fused.Tile()
     if name.startswith("median"):
-        kernel, constants = kernels.median(int(name[-1])), {"BLOCK": fused.MEDIAN_BLOCK_PX}
+        kernel, constants = kernels.median(int(name[-1])), {"BLOCK": fused.BLOCK_PX}
+    elif name.startswith("warp"):
+        kernel, constants = kernels.warp, {"ZERO_BORDER": "zero" in name, "BLOCK": fused.BLOCK_PX}
     else:
         kernel, constants = kernels.iterate, {"MEASURE": "measured" in name, "HALO": tile.halo}
         constants |= {"TILE_H": tile.height, "TILE_W": tile.width}
-    kinds = dict.fromkeys(("attachment", "tightness", "dual_step"), "fp32")
-    kinds |= dict.fromkeys(("flow", "dual", "new_flow", "new_dual", "maps", "changes"), "*fp32")
+    kinds = dict.fromkeys(("attachment", "tightness", "dual_step", "cubic"), "fp32")
+    arrays = ("flow", "dual", "new_flow", "new_dual", "maps", "changes", "first", "frames")
+    kinds |= dict.fromkeys(arrays, "*fp32")
     kinds |= {"active": "*i32"} | dict.fromkeys(constants, "constexpr")
     source = ASTSource(
         fn=kernel,
