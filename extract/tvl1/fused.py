@@ -149,7 +149,6 @@ class Pairs:
             kernels.iterate[(len(active) * self._num_tiles,)](
                 *(self._flow.now, self._dual.now, self._flow.other, self._dual.other),
                 *(maps, active, changes),
-                len(active),
                 maps[0].numel(),
                 self._height,
                 self._width,

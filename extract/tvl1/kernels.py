@@ -38,12 +38,48 @@ import triton.language as tl
 from tad_distill.extract.tvl1.median import SORTS, network
 
 
+@triton.jit
+def _pair(array, at, num_all_px, mask):
+    """Two maps that lie behind each other."""
+    one = tl.load(array + at, mask=mask, other=0.0)
+    return one, tl.load(array + num_all_px + at, mask=mask, other=0.0)
+
+
+@triton.jit
+def _put_pair(array, at, num_all_px, mask, one, other):
+    tl.store(array + at, one, mask=mask)
+    tl.store(array + num_all_px + at, other, mask=mask)
+
+
+@triton.jit
+def _share(place, start, size, TILE: tl.constexpr, HALO: tl.constexpr):
+    """Which places along one side a tile writes: all but the rims that its neighbours write."""
+    first = tl.where(start == 0, 0, start + HALO)
+    end = tl.where(start + TILE >= size, size, start + TILE - HALO)
+    return (place >= first) & (place < end)
+
+
+@triton.jit
+def _divergence(along_x, along_y, x, y, pixel, TILE_W: tl.constexpr):
+    left, above = tl.maximum(pixel - 1, 0), tl.maximum(pixel - TILE_W, 0)
+    before_x = tl.where(x > 0, tl.gather(along_x, left, 0), 0.0)
+    before_y = tl.where(y > 0, tl.gather(along_y, above, 0), 0.0)
+    return along_x - before_x + along_y - before_y
+
+
+@triton.jit
+def _dual_step(part, along_x, along_y, step_x, step_y, pixel, TILE_W: tl.constexpr):
+    """As :meth:`.piece.Piece.dual_step`, for one part of the flow."""
+    last: tl.constexpr = part.shape[0] - 1
+    rise_x = (tl.gather(part, tl.minimum(pixel + 1, last), 0) - part) * step_x
+    rise_y = (tl.gather(part, tl.minimum(pixel + TILE_W, last), 0) - part) * step_y
+    shrink = 1 / (1 + tl.sqrt(rise_x * rise_x + rise_y * rise_y))
+    return (along_x + rise_x) * shrink, (along_y + rise_y) * shrink
+
+
 # Triton would compile anew for numbers that are 1 or divide by 16: a second each, for nothing here.
 @triton.jit(
-    do_not_specialize=(
-        *("num_active", "num_all_px", "height", "width"),
-        *("num_tiles", "num_tiles_x", "num_steps"),
-    )
+    do_not_specialize=("num_all_px", "height", "width", "num_tiles", "num_tiles_x", "num_steps")
 )
 def iterate(
     flow,
@@ -53,7 +89,6 @@ def iterate(
     maps,
     active,
     changes,
-    num_active,
     num_all_px,
     height,
     width,
@@ -81,59 +116,33 @@ def iterate(
     start = tile % num_tiles_x * (TILE_W - 2 * HALO)
     y, x = top + pixel // TILE_W, start + pixel % TILE_W
     inside = (y < height) & (x < width)
-    # The tile's share of the image: all but the rims that its neighbours write.
-    first_y = tl.where(top == 0, 0, top + HALO)
-    first_x = tl.where(start == 0, 0, start + HALO)
-    end_y = tl.where(top + TILE_H >= height, height, top + TILE_H - HALO)
-    end_x = tl.where(start + TILE_W >= width, width, start + TILE_W - HALO)
-    own = (y >= first_y) & (y < end_y) & (x >= first_x) & (x < end_x)
+    own = _share(y, top, height, TILE_H, HALO) & _share(x, start, width, TILE_W, HALO)
     at = tl.load(active + nth) * height * width + y * width + x
-
-    u = tl.load(flow + at, mask=inside, other=0.0)
-    v = tl.load(flow + num_all_px + at, mask=inside, other=0.0)
-    ux = tl.load(dual + at, mask=inside, other=0.0)
-    vx = tl.load(dual + num_all_px + at, mask=inside, other=0.0)
-    uy = tl.load(dual + 2 * num_all_px + at, mask=inside, other=0.0)
-    vy = tl.load(dual + 3 * num_all_px + at, mask=inside, other=0.0)
+    u, v = _pair(flow, at, num_all_px, inside)
+    ux, vx = _pair(dual, at, num_all_px, inside)
+    uy, vy = _pair(dual + 2 * num_all_px, at, num_all_px, inside)
     offset = tl.load(maps + at, mask=inside, other=0.0)
-    slope_x = tl.load(maps + num_all_px + at, mask=inside, other=0.0)
-    slope_y = tl.load(maps + 2 * num_all_px + at, mask=inside, other=0.0)
+    slope_x, slope_y = _pair(maps + num_all_px, at, num_all_px, inside)
     # 1.1920929e-07 is eager.SMALLEST.
     square = tl.maximum(slope_x * slope_x + slope_y * slope_y, 1.1920929e-07)
     inverse = (1 / tightness) / square
-
-    left, right = tl.maximum(pixel - 1, 0), tl.minimum(pixel + 1, TILE_H * TILE_W - 1)
-    above = tl.maximum(pixel - TILE_W, 0)
-    below = tl.minimum(pixel + TILE_W, TILE_H * TILE_W - 1)
     step_x = tl.where(x < width - 1, dual_step, 0.0)
     step_y = tl.where(y < height - 1, dual_step, 0.0)
     for step in range(num_steps):
         drift = (offset + slope_x * u + slope_y * v) * inverse
         drift = tl.minimum(tl.maximum(drift, -attachment), attachment)
-        du = ux - tl.where(x > 0, tl.gather(ux, left, 0), 0.0) + uy
-        du = du - tl.where(y > 0, tl.gather(uy, above, 0), 0.0) - slope_x * drift
-        dv = vx - tl.where(x > 0, tl.gather(vx, left, 0), 0.0) + vy
-        dv = dv - tl.where(y > 0, tl.gather(vy, above, 0), 0.0) - slope_y * drift
+        du = _divergence(ux, uy, x, y, pixel, TILE_W) - slope_x * drift
+        dv = _divergence(vx, vy, x, y, pixel, TILE_W) - slope_y * drift
         u += tightness * du
         v += tightness * dv
         if MEASURE:
             change = tl.sum(tl.where(own, du * du + dv * dv, 0.0))
-            tl.store(changes + (step * num_active + nth) * num_tiles + tile, change)
-        rise_x = (tl.gather(u, right, 0) - u) * step_x
-        rise_y = (tl.gather(u, below, 0) - u) * step_y
-        shrink = 1 / (1 + tl.sqrt(rise_x * rise_x + rise_y * rise_y))
-        ux, uy = (ux + rise_x) * shrink, (uy + rise_y) * shrink
-        rise_x = (tl.gather(v, right, 0) - v) * step_x
-        rise_y = (tl.gather(v, below, 0) - v) * step_y
-        shrink = 1 / (1 + tl.sqrt(rise_x * rise_x + rise_y * rise_y))
-        vx, vy = (vx + rise_x) * shrink, (vy + rise_y) * shrink
-
-    tl.store(new_flow + at, u, mask=own)
-    tl.store(new_flow + num_all_px + at, v, mask=own)
-    tl.store(new_dual + at, ux, mask=own)
-    tl.store(new_dual + num_all_px + at, vx, mask=own)
-    tl.store(new_dual + 2 * num_all_px + at, uy, mask=own)
-    tl.store(new_dual + 3 * num_all_px + at, vy, mask=own)
+            tl.store(changes + step * tl.num_programs(0) + tl.program_id(0), change)
+        ux, uy = _dual_step(u, ux, uy, step_x, step_y, pixel, TILE_W)
+        vx, vy = _dual_step(v, vx, vy, step_x, step_y, pixel, TILE_W)
+    _put_pair(new_flow, at, num_all_px, own, u, v)
+    _put_pair(new_dual, at, num_all_px, own, ux, vx)
+    _put_pair(new_dual + 2 * num_all_px, at, num_all_px, own, uy, vy)
 
 
 @triton.jit
@@ -183,23 +192,18 @@ def warp(
     slope_y = tl.zeros((BLOCK,), tl.float32)
     for i in tl.static_range(4):
         x = tl.minimum(tl.maximum(first_x + i, 0), width - 1)
-        column_image = tl.zeros((BLOCK,), tl.float32)
-        column_x = tl.zeros((BLOCK,), tl.float32)
-        column_y = tl.zeros((BLOCK,), tl.float32)
+        weight_x = _cubic_weight(i, offset_x, cubic)
         for j in tl.static_range(4):
             y = tl.minimum(tl.maximum(first_y + j, 0), height - 1)
             there = inside
             if ZERO_BORDER:
                 there = inside & (x == first_x + i) & (y == first_y + j)
+            weight = weight_x * _cubic_weight(j, offset_y, cubic)
             tap = frames + pair + y * width + x
-            weight = _cubic_weight(j, offset_y, cubic)
-            column_image += weight * tl.load(tap, mask=there, other=0.0)
-            column_x += weight * tl.load(tap + num_all_px, mask=there, other=0.0)
-            column_y += weight * tl.load(tap + 2 * num_all_px, mask=there, other=0.0)
-        weight = _cubic_weight(i, offset_x, cubic)
-        image += weight * column_image
-        slope_x += weight * column_x
-        slope_y += weight * column_y
+            along_x, along_y = _pair(tap + num_all_px, 0, num_all_px, there)
+            image += weight * tl.load(tap, mask=there, other=0.0)
+            slope_x += weight * along_x
+            slope_y += weight * along_y
     rho = image - slope_x * u - slope_y * v - tl.load(first + at, mask=inside, other=0.0)
     tl.store(maps + at, rho, mask=inside)
     tl.store(maps + num_all_px + at, slope_x, mask=inside)

@@ -28,7 +28,6 @@ if importlib.util.find_spec("triton") is None:
 # Several tiles in both directions where the side is above 16, and rims of as many pixels as a
 # launch has iterations.
 SMALL = {"height": 16, "width": 16, "halo": 3, "num_warps": 1}
-WIDE = {"height": 8, "width": 32, "halo": 2, "num_warps": 1}
 WHOLE = {"height": 64, "width": 64, "halo": 5, "num_warps": 16}
 SIZE = (20, 25)
 SIZES = ((1, 1), (1, 30), (19, 2), (16, 16), (27, 28))
@@ -39,19 +38,18 @@ MOST_PX, MEAN_PX = 2e-4, 3e-6
 
 def few(variant: str, **others: Any) -> Settings:
     num_outer = min(2, VARIANTS[variant].num_outer)
-    return replace(
-        VARIANTS[variant], num_warps=2, num_outer=num_outer, num_inner=14 // num_outer, **others
-    )
+    fewer = {"num_warps": 1, "num_outer": num_outer, "num_inner": 12 // num_outer}
+    return replace(VARIANTS[variant], **(fewer | others))
 
 
 def settings() -> dict[str, Settings]:
-    """What the cases run; the last two end pairs within launches and between."""
-    made = {f"{variant}, all": few(variant, epsilon=0.0) for variant in VARIANTS}
-    made |= {
-        f"{variant}, some": few(variant, epsilon=0.08) for variant in ("opencv-cpu", "opencv-cuda")
-    }
+    """What the cases run; ``some`` and ``every fourth`` end pairs within launches and between."""
+    both = ("opencv-cpu", "opencv-cuda")
+    made = {f"{name}, all": few(name, epsilon=0.0) for name in both}
+    made |= {f"{name}, some": few(name, epsilon=0.08, num_warps=2) for name in both}
+    made["fast"] = few("fast")
     made["median 3"] = few("opencv-cpu", epsilon=0.0, median=3, tau=0.2, tightness=0.4)
-    made["every fourth"] = few("opencv-cuda", stop="every", check_every=4, epsilon=0.06)
+    made["every fourth"] = few("opencv-cuda", epsilon=0.08, stop="every", check_every=4)
     return made
 
 
@@ -63,15 +61,14 @@ def cases(texture: Texture) -> dict[str, Case]:
     start[:, 1] = 0
     given = {"first": frames[:-1], "second": frames[1:], "start": start}
     made = {name: given | {"settings": x, "tile": SMALL} for name, x in settings().items()}
-    for name, tile in (("wide", WIDE), ("whole", WHOLE)):
-        made[name] = made["opencv-cpu, some"] | {"tile": tile}
+    made["whole"] = made["opencv-cpu, some"] | {"tile": WHOLE}
     for i in (0, 2):
         one = {key: x.narrow(x.ndim - 3, i, 1) for key, x in given.items()}
         made[f"alone {i}"] = made["opencv-cpu, some"] | one
     for size in SIZES:
         frames = texture(size, [(0, 0), (0.7, -0.4)])
         small = {"first": frames[:1], "second": frames[1:], "start": torch.zeros(2, 1, *size)}
-        made[f"size {size}"] = made["opencv-cpu, all"] | small
+        made[f"size {size}"] = made["median 3"] | small
     return made
 
 
@@ -116,7 +113,7 @@ def expected(case: Case) -> Tensor:
     return eager.solve(case["first"], case["second"], case["start"], case["settings"])
 
 
-@pytest.mark.parametrize("name", [*settings(), "wide", "whole", *(f"size {x}" for x in SIZES)])
+@pytest.mark.parametrize("name", [*settings(), "whole", *(f"size {x}" for x in SIZES)])
 def test_kernels_compute_what_torch_does(
     name: str, cases: dict[str, Case], found: dict[str, Any]
 ) -> None:
@@ -152,9 +149,9 @@ def test_a_pairs_flow_does_not_depend_on_those_beside_it(found: dict[str, Any]) 
 
 
 def test_tiles_make_no_difference(found: dict[str, Any]) -> None:
-    flows = [found["solve"][name] for name in ("opencv-cpu, some", "wide", "whole")]
+    flows = [found["solve"][name] for name in ("opencv-cpu, some", "whole")]
     # Sums of the changes are rounded differently, but no pair is that near to its end.
-    assert torch.equal(flows[0], flows[1]) and torch.equal(flows[0], flows[2])
+    assert torch.equal(flows[0], flows[1])
 
 
 @pytest.mark.parametrize("size", [3, 5])
