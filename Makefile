@@ -47,7 +47,7 @@ eval: setup ## DETECTIONS + ANNOTATIONS -> mAP
 	$(BIN)/tad-distill eval $(DETECTIONS) --annotations $(ANNOTATIONS) $(ARGS)
 
 test: setup ## the whole test suite, slow tests included (under 10 minutes on two cores)
-	$(BIN)/pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup ## style and import rules
 	$(BIN)/ruff check .

@@ -59,7 +59,7 @@ def test_a_plan_says_what_would_be_run_and_runs_nothing(own: list[object], tmp_p
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["nonsense"], "study 'nonsense': no such study (there are ablation, backbones,"),
+        (["nonsense"], "study 'nonsense': no such study (there are ablation, appearance,"),
         (["absent.toml"], "absent.toml: cannot read the settings"),
         (["ablation", "--set", "worldz=3"], "worldz: no such setting; did you mean world"),
         (["ablation", "--row", "me"], "--row me: no such row"),
