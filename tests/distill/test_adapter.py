@@ -266,6 +266,17 @@ def test_the_base_can_be_its_own_teacher(make: MakeConfig, store: Path, tmp_path
     assert report["validation"].keys() == {"explained_variance"}
 
 
+@pytest.mark.parametrize(("least", "warned"), [(2.0, True), (-1e9, False)])
+def test_a_copy_that_explains_little_is_said_to_be_of_little_use(
+    least: float, warned: bool, make: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("tad_distill.console.warn", told.append)
+    monkeypatch.setattr(adapter_run, "LITTLE_EXPLAINED", least)
+    adapt(make("train.steps=2"), tmp_path / "run")
+    assert any("a student is unlikely to gain" in text for text in told) == warned
+
+
 def test_without_annotations_some_videos_are_held_out(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
