@@ -205,12 +205,12 @@ def run(grid: "Grid", unit: units.Unit, jobs: int, name: str) -> int:
 
 
 def publish(grid: "Grid") -> None:
-    """Make the table of what is finished, print it and write it."""
+    """Make the table of what is finished, write it and print it."""
     from tad_distill.distill.studies import report, tables
 
     made: Report = report.make(grid)
+    paths = tables.write(made, grid.out)  # first: who reads the table may hang up before its end
     tables.show(made)
-    paths = tables.write(made, grid.out)
     result(f"written: {' '.join(map(str, paths))}")
 
 

@@ -37,7 +37,7 @@ class Line:
 
 
 def draw(path: Path, lines: Sequence[Line], *, title: str, axes: tuple[str, str]) -> None:
-    """Draw bars on the left, differences with their intervals on the right.
+    """Draw bars on the left, differences with their intervals, where there are any, on the right.
 
     Args:
         path: PNG, PDF or SVG.
@@ -48,12 +48,14 @@ def draw(path: Path, lines: Sequence[Line], *, title: str, axes: tuple[str, str]
     places, headings = _layout(lines)
     num_lanes = len(lines) + len(headings)
     with figure(path, max(num_lanes, 1) * (LANE_IN + 0.06) + 1.2) as (drawn, first):
-        first.remove()
-        left, right = drawn.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+        sides = [first]
+        if any(line.difference is not None for line in lines):
+            first.remove()
+            sides = list(drawn.subplots(1, 2, sharey=True, width_ratios=(3, 2)))
         drawn.suptitle(title, x=0.01, ha="left", fontsize=11)
+        left = sides[0]
         for place, line in zip(places, lines, strict=True):
             _bar(left, place, line)
-            _difference(right, place, line)
         reach = max((max([line.mean, *line.dots]) for line in lines), default=1.0) or 1.0
         left.set(xlim=(0, 1.16 * reach), xlabel=axes[0], ylim=(num_lanes - 0.45, -0.55))
         titles = [shortened(line.title, MAX_NAME) for line in lines]
@@ -63,9 +65,12 @@ def draw(path: Path, lines: Sequence[Line], *, title: str, axes: tuple[str, str]
         )
         for label in left.get_yticklabels()[len(places) :]:
             label.set_fontweight("bold")
-        right.axvline(0, color=INK, linewidth=0.8)
-        right.set(xlabel=axes[1])
-        for side in (left, right):
+        for right in sides[1:]:
+            for place, line in zip(places, lines, strict=True):
+                _difference(right, place, line)
+            right.axvline(0, color=INK, linewidth=0.8)
+            right.set(xlabel=axes[1])
+        for side in sides:
             side.tick_params(axis="y", length=0)
             side.grid(axis="x", color=FAINT, zorder=0)
             side.set_axisbelow(True)
