@@ -169,7 +169,6 @@ def test_steps_of_the_head(
     folder: Path | None,
     machine: str,
     publish: Callable[[str, Sequence[str]], None],
-    added_mb: Callable[[Callable[[], object]], str],
 ) -> None:
     torch.set_num_threads(1)
     head = Config().build(DIM, NUM_LABELS).train()
@@ -183,14 +182,13 @@ def test_steps_of_the_head(
         padded, turned = ~mask, one.transpose(1, 2).contiguous()
         steps["official"] = official_step(model, criterion, adamw(model, False))
         finds["official"] = detection(lambda: model((turned, padded)))
-    megabytes = {name: added_mb(step) for name, step in steps.items()}
     step_ms = in_turns(steps)
     head.eval()
     if folder is not None:
         model.eval()
     detect_ms = in_turns(finds)
     rows = [
-        f"| {name} | {step_ms[name]:.0f} | {megabytes[name]} | "
+        f"| {name} | {step_ms[name]:.0f} | "
         + (f"{detect_ms[name]:.1f} |" if name in detect_ms else "|")
         for name in steps
     ]
@@ -203,8 +201,8 @@ def test_steps_of_the_head(
         "rows in turns; official: xlliu7/TadTR at 983ae14, its network without decoding.",
         f"{machine}, torch {torch.__version__}.",
         "",
-        "| | ms per step | MB added by a step | ms per detection |",
-        "|---|---:|---:|---:|",
+        "| | ms per step | ms per detection |",
+        "|---|---:|---:|",
         *rows,
     ]
     publish("tadtr", lines)
