@@ -8,7 +8,8 @@ from tad_distill.evaluate.forest import Line, draw
 from tad_distill.evaluate.intervals import Interval
 
 PLAIN = Line("teacher", None, 15.0, (14.0, 16.0), None)
-COMPARED = Line("student", None, 30.0, (29.0, 31.0), Interval(mean=2.0, low=1.0, high=3.0, sd=0.5, count=3))
+AHEAD = Interval(mean=2.0, low=1.0, high=3.0, sd=0.5, count=3)
+COMPARED = Line("student", None, 30.0, (29.0, 31.0), AHEAD)
 
 
 @pytest.mark.parametrize(
