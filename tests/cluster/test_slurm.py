@@ -17,6 +17,7 @@ from tad_distill.data.store import Store
 NUM_TASKS, VIDEOS_PER_TASK = 8, 3
 # A network that takes a second a video: a task has to be at work still when it is sent back.
 STREAM = "tsm18:rgb"
+STREAM_FOLDER = STREAM.replace(":", ".")
 
 
 @pytest.mark.slow
@@ -62,7 +63,7 @@ def requeue_each(cluster: Slurm, job: str, folder: Path) -> list[str]:
     def one_is_at_work() -> bool:
         # Its files say so at once; SLURM's own programs take longer than a task has left.
         for number in waiting:
-            parts = folder / f"store/tsm18.rgb/parts/{number:04d}-of-{NUM_TASKS:04d}"
+            parts = folder / f"store/{STREAM_FOLDER}/parts/{number:04d}-of-{NUM_TASKS:04d}"
             if list(parts.glob("*.h5")):
                 cluster.run("scontrol", "requeue", f"{job}_{number}")
                 waiting.discard(number)
@@ -80,7 +81,7 @@ def assert_complete(folder: Path, names: list[str]) -> None:
     done = Counter(re.findall(r"^event=video video=(\S+)", logs, flags=re.MULTILINE))
     assert done == dict.fromkeys(names, 1)
     assert "Traceback" not in logs
-    stream = folder / "store/tsm18.rgb"
+    stream = folder / "store" / STREAM_FOLDER
     assert len(list((stream / "shards").glob("*.h5"))) == NUM_TASKS
     assert not [path for path in (stream / "parts").rglob("*") if path.is_file()]
     assert set(Store.open(folder / "store").stream(STREAM).videos) == set(names)
